@@ -1,0 +1,211 @@
+"""The nouns of the whole program: what a VM, a disk, a ledger entry, a finding and a plan are.
+
+Plain data, no behaviour beyond what follows from the fields. Sizes are bytes; paths of leaves are dotted and
+indexed from 0 (`devices.disk[0].target.bus`); target paths name list items by key
+(`domain.devices.disks[vda].disk.bus`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Severity = Literal["note", "warning", "blocker"]
+Fate = Literal["write", "default", "flag", "ignore"]
+Verdict = Literal["ready", "changed", "blocked", "skipped"]
+
+SEVERITIES: tuple[Severity, ...] = ("note", "warning", "blocker")
+REDACTED = "(redacted)"
+
+
+class Refused(Exception):
+    """Bad use or bad input: one line that says what to do. The command ends with exit code 2."""
+
+
+class Unfinished(Exception):
+    """A transfer that did not end and can be run again. The command ends with exit code 3."""
+
+
+class Mismatch(Exception):
+    """Bytes that were read back differ from the bytes that were sent. The command ends with exit code 4."""
+
+
+def short_hash(*parts: str, digits: int = 12) -> str:
+    """Hex digits of the SHA-256 over parts joined by NUL: the same on every machine and in every run."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:digits]
+
+
+@dataclass(slots=True)
+class Image:
+    """One file or device of a backing chain: where it is and its format as declared, never as probed."""
+
+    path: str
+    format: str
+    data_file: str | None = None
+
+
+@dataclass(slots=True)
+class Disk:
+    """What the source knows of one disk: identity from the domain, facts from the storage.
+
+    `target` is the domain's target dev and is unique in a VM. `capacity` is the virtual size and `allocation` what it
+    takes on the source, both in bytes, None where unknown. `chain` is top first. `problem` says why a fact is missing.
+    """
+
+    target: str
+    device: str = "disk"
+    type: str = "file"
+    path: str | None = None
+    format: str | None = None
+    capacity: int | None = None
+    allocation: int | None = None
+    chain: list[Image] = field(default_factory=list)
+    pool: str | None = None
+    volume: str | None = None
+    problem: str | None = None
+
+
+@dataclass(slots=True)
+class VM:
+    """One virtual machine of an inventory: who it is, where it lives, how it stands. Its shape is in the domain XML.
+
+    `source` is canonical (`qemu://HOST/system`, `files://PATH`) and with `uuid` makes the identity; `url` is what
+    reaches the source again. `folder` is the folder and the Kubernetes name; once recorded it stays.
+    """
+
+    name: str
+    uuid: str
+    kind: str
+    source: str
+    url: str
+    host: str = ""
+    folder: str = ""
+    state: str = "unknown"
+    transient: bool = False
+    managed_save: bool = False
+    snapshots: list[str] = field(default_factory=list)
+    checkpoints: list[str] = field(default_factory=list)
+    disks: list[Disk] = field(default_factory=list)
+    pool_paths: list[str] = field(default_factory=list)
+    xml: bytes = b""
+
+    @property
+    def id(self) -> str:
+        """The identity as 16 hex digits."""
+        return short_hash(self.source, self.uuid, digits=16)
+
+
+@dataclass(slots=True)
+class Skipped:
+    """A VM that could not be read, with the reason. It counts as a blocker for `--fail-on`."""
+
+    name: str
+    source: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Finding:
+    """Something that changes or is lost for the guest: first what happens, then what to do.
+
+    `id` is rule/row; `key` is stable over runs and indices; `path` is None for findings that no single leaf causes.
+    """
+
+    id: str
+    key: str
+    rule: str
+    severity: Severity
+    path: str | None
+    value: str | None
+    target: str | None
+    because: str
+    remedy: str
+
+
+@dataclass(slots=True)
+class Entry:
+    """What became of one leaf of the source document. `writes` maps target paths to the values written there."""
+
+    path: str
+    value: str
+    rule: str
+    fate: Fate
+    writes: dict[str, Any] = field(default_factory=dict)
+    because: str | None = None
+    findings: list[Finding] = field(default_factory=list)
+    implied: bool = False
+
+
+@dataclass(slots=True)
+class Gain:
+    """Something KubeVirt adds that the source did not have."""
+
+    path: str
+    value: Any
+    because: str
+
+
+@dataclass(slots=True)
+class Translation:
+    """One VM after translation: its ledger, what no leaf caused, and the Kubernetes objects made of it.
+
+    `vm` and `claims` are manifests as plain data; `disks` are rows of the plan, one for each disk that needs a claim.
+    """
+
+    vm: VM
+    entries: list[Entry]
+    findings: list[Finding] = field(default_factory=list)
+    gains: list[Gain] = field(default_factory=list)
+    manifest: dict[str, Any] = field(default_factory=dict)
+    claims: list[dict[str, Any]] = field(default_factory=list)
+    disks: list[PlannedDisk] = field(default_factory=list)
+
+    def all_findings(self) -> list[Finding]:
+        """Every finding, those of leaves in document order first."""
+        return [finding for entry in self.entries for finding in entry.findings] + self.findings
+
+    @property
+    def verdict(self) -> Verdict:
+        """`blocked` with a blocker, `changed` with a warning, else `ready`."""
+        severities = {finding.severity for finding in self.all_findings()}
+        return "blocked" if "blocker" in severities else "changed" if "warning" in severities else "ready"
+
+
+@dataclass(slots=True)
+class PlannedDisk:
+    """A disk and the claim it goes to. `bytes` is the virtual size, `size` what the claim asks for."""
+
+    name: str
+    namespace: str
+    claim: str
+    method: str
+    path: str | None
+    format: str | None
+    bytes: int | None
+    allocated: int | None
+    size: int | None
+    chain: list[Image] = field(default_factory=list)
+    allowed: list[str] = field(default_factory=list)
+    unfit: str | None = None
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Proof that a claim holds what the source held: equal digests, and the command that checks again.
+
+    `source` and `claim` are hex roots of BLAKE2b-256 trees over 4 MiB blocks; times are seconds.
+    """
+
+    vm: str
+    disk: str
+    namespace: str
+    claim: str
+    method: str
+    bytes: int
+    data: int
+    source: str
+    read_back: str
+    copy_seconds: float
+    read_back_seconds: float
+    check: str
