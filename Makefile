@@ -1,0 +1,29 @@
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+FROM ?=
+
+.PHONY: help demo test bench lint vocabulary
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## Install what the demo needs, then move three VMs from a libvirt of its own to a folder: demo/
+	@tools/setup.sh demo
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" examples/fleet/run.sh demo
+
+test: ## Install what the tests need, then run them all: real libvirt, QEMU and qemu-nbd included
+	@tools/setup.sh test
+	$(PYTHON) -m pytest
+
+bench: ## Measure planning, copying and start-up (after make test, which installs what they need)
+	$(PYTHON) bench/plan.py
+	$(PYTHON) bench/cli.py
+	$(PYTHON) bench/copy.py
+
+lint: ## Check style and format
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+
+vocabulary: ## Write the vocabularies anew: FROM=a folder of KubeVirt schemas, a CRD file, or a folder of libvirt RNG schemas
+	@test -n "$(FROM)" || { echo "make vocabulary: say FROM=PATH, a folder of KubeVirt schemas, a CRD file or libvirt's schemas" >&2; exit 2; }
+	$(PYTHON) tools/$(if $(wildcard $(FROM)/domain.rng),libvirt,kubevirt)_vocabulary.py $(FROM)

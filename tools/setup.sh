@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# Installs what `make demo` or `make test` needs: Debian packages, then a virtual environment in the checkout.
+# A second run finds everything there and only says so.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { echo "setup: $*" >&2; }
+die() { say "$*"; exit 2; }
+
+build=(gcc libc6-dev pkg-config libvirt-dev python3-dev python3-venv ca-certificates)
+libvirt=(libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils libnbd0)
+guest=(busybox-static cpio dosfstools mtools syslinux)
+
+purpose=${1:-}
+case $purpose in
+    demo) packages=("${build[@]}" "${libvirt[@]}"); extras=libvirt; commands="virsh qemu-img qemu-nbd" ;;
+    test)
+        packages=("${build[@]}" "${libvirt[@]}" "${guest[@]}" git nbdkit libnbd-bin)
+        extras=test,libvirt
+        commands="virsh libvirtd qemu-img qemu-nbd qemu-system-x86_64 nbdkit syslinux mcopy mkfs.fat cpio busybox"
+        ;;
+    *) die "say what for: tools/setup.sh demo|test" ;;
+esac
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+install_packages() {
+    local missing=()
+    for package in "${packages[@]}"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+    done
+    if [ ${#missing[@]} = 0 ]; then
+        say "Debian packages: all ${#packages[@]} are installed"
+        return
+    fi
+    [ "$(id -u)" = 0 ] || command -v sudo >/dev/null ||
+        die "not root and no sudo; as root run: apt-get install --no-install-recommends ${missing[*]}"
+    say "installing Debian packages: ${missing[*]}"
+    local install=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}")
+    # Package lists may be absent (containers) or name versions that the mirror has dropped: both mend with an update.
+    if ! compgen -G '/var/lib/apt/lists/*Packages*' >/dev/null || ! as_root "${install[@]}" >/dev/null 2>&1; then
+        as_root apt-get -qq update
+        as_root "${install[@]}" >/dev/null
+    fi
+}
+
+check_commands() {
+    local missing=()
+    for command in $commands; do
+        PATH="$PATH:/usr/sbin:/sbin" command -v "$command" >/dev/null || missing+=("$command")
+    done
+    if [ ${#missing[@]} != 0 ]; then
+        die "no apt-get here, and these commands are missing: ${missing[*]}. Install what Debian calls: ${packages[*]}"
+    fi
+    say "no apt-get here; the commands that are needed are there"
+}
+
+# libvirt's QEMU driver, when run by root, wants this account to exist; Debian makes it in libvirt-daemon-system only.
+add_account() {
+    if [ "$(id -u)" = 0 ] && ! getent passwd libvirt-qemu >/dev/null; then
+        say "adding the system account libvirt-qemu, which libvirt run by root asks for"
+        getent group kvm >/dev/null || groupadd --system kvm
+        useradd --system --no-create-home --home-dir /var/lib/libvirt --shell /usr/sbin/nologin --gid kvm libvirt-qemu
+    fi
+}
+
+find_python() {
+    for python in ${PYTHON:-} python3 python3.13 python3.12 python3.11 /usr/bin/python3; do
+        if "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$python"
+            return
+        fi
+    done
+    die "no Python 3.11 or newer with the venv module; install one and name it: PYTHON=/path/to/python3.12 make $purpose"
+}
+
+make_environment() {
+    local stamp=.venv/.installed-$purpose wanted
+    wanted="$PWD $(sha256sum < pyproject.toml)"
+    if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+        say "virtual environment: .venv is up to date"
+        return
+    fi
+    if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
+        local python
+        python=$(find_python)
+        say "making .venv with $("$python" --version)"
+        "$python" -m venv --clear .venv
+    fi
+    say "installing kubevirt-migrate[$extras] into .venv"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
+    echo "$wanted" > "$stamp"
+}
+
+if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then install_packages; else check_commands; fi
+add_account
+make_environment
