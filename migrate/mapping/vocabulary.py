@@ -1,0 +1,63 @@
+"""libvirt's side of the mapping: which leaf paths a domain XML can have, and which elements can occur several times.
+
+The file has a line a leaf: its path with `[]` after every repeatable element, its kind unless it is an attribute, and
+after `=` the constants its value is restricted to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Literal, NamedTuple
+
+from migrate.data import data_path
+
+FILE = ("mappings", "vocabulary", "libvirt.txt")
+
+
+class Leaf(NamedTuple):
+    """One leaf of the schema; `values` are the constants allowed, none where any text is."""
+
+    kind: Literal["attribute", "text", "element"]
+    values: tuple[str, ...]
+
+
+class LibvirtVocabulary(NamedTuple):
+    """Leaves by pattern (dotted, without brackets), and the patterns of the elements that need an index."""
+
+    paths: dict[str, Leaf]
+    repeatable: frozenset[str]
+
+
+def parse_lines(text: str) -> Iterator[tuple[str, Leaf]]:
+    """The leaves of a vocabulary file, each with its path as written there."""
+    for line in text.splitlines():
+        if not line or line[0] == "#":
+            continue
+        head, _, values = line.partition(" = ")
+        path, _, kind = head.partition(" ")
+        yield path, Leaf(kind or "attribute", tuple(values.split()))  # type: ignore[arg-type]
+
+
+def dump(leaves: Mapping[str, Leaf]) -> str:
+    """The leaves as the text of a vocabulary file, sorted by path."""
+    lines = ["# Written by tools/libvirt_vocabulary.py; `[]` follows an element that can occur several times."]
+    for path, leaf in sorted(leaves.items()):
+        kind = "" if leaf.kind == "attribute" else " " + leaf.kind
+        values = " = " + " ".join(leaf.values) if leaf.values else ""
+        lines.append(path + kind + values)
+    return "\n".join(lines) + "\n"
+
+
+@cache
+def load() -> LibvirtVocabulary:
+    """The shipped vocabulary."""
+    paths: dict[str, Leaf] = {}
+    repeatable: set[str] = set()
+    for path, leaf in parse_lines(data_path(*FILE).read_text()):
+        paths[path.replace("[]", "")] = leaf
+        end = path.find("[]")
+        while end != -1:
+            repeatable.add(path[:end].replace("[]", ""))
+            end = path.find("[]", end + 2)
+    return LibvirtVocabulary(paths, frozenset(repeatable))
