@@ -57,6 +57,25 @@ check_commands() {
     say "no apt-get here; the commands that are needed are there"
 }
 
+# The tiny guest of the tests boots this kernel; it is unpacked from its package and not installed.
+fetch_kernel() {
+    compgen -G '.cache/linux-image-*.deb' >/dev/null && return
+    command -v apt-get >/dev/null ||
+        die "no apt-get here; put a Debian package linux-image-*-cloud-amd64_*.deb into .cache/ for the guest that boots"
+    mkdir -p .cache
+    if ! download_kernel 2>/dev/null; then
+        as_root apt-get -qq update
+        download_kernel
+    fi
+    say "fetched $(basename .cache/linux-image-*.deb)"
+}
+
+download_kernel() {
+    local name
+    name=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-/ {print $2; exit}')
+    [ -n "$name" ] && (cd .cache && apt-get -qq download "$name")
+}
+
 # libvirt's QEMU driver, when run by root, wants this account to exist; Debian makes it in libvirt-daemon-system only.
 add_account() {
     if [ "$(id -u)" = 0 ] && ! getent passwd libvirt-qemu >/dev/null; then
@@ -95,5 +114,6 @@ make_environment() {
 }
 
 if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then install_packages; else check_commands; fi
+[ "$purpose" = demo ] || fetch_kernel
 add_account
 make_environment
