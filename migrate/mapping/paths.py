@@ -1,21 +1,19 @@
-"""Domain XML as a list of leaves: read safely, walked once, each leaf with one dotted path."""
+"""Domain XML as leaves: read safely, walked once, every leaf with one dotted path."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 from lxml import etree
 
-from migrate.data import data_path
-from migrate.model import Refused
+from migrate.model import REDACTED, Refused
 
 MAX_BYTES = 16 * 1024 * 1024
-# lxml holds about 150 bytes an element; markup beyond this is no domain that libvirt ever wrote.
-MAX_TAGS = 200_000
+# libxml2 keeps some 150 bytes an element and some 200 an attribute; this bounds a document to about 100 MB.
+MAX_MARKUP = 300_000
 
-# Foreign namespaces of libvirt domain XML and of the tools that write metadata, by URI.
+# Namespaces that libvirt and the tools above it write into domain XML, by URI, with the prefix that stands in paths.
 PREFIXES = {
     "http://libvirt.org/schemas/domain/qemu/1.0": "qemu",
     "http://libvirt.org/schemas/domain/lxc/1.0": "lxc",
@@ -29,3 +27,172 @@ PREFIXES = {
     "http://ovirt.org/vm/1.0": "ovirt-vm",
     "http://ovirt.org/vm/tune/1.0": "ovirt-tune",
 }
+
+
+class Node:
+    """One element of the document. `trail` holds its ancestors from the first level down, itself last."""
+
+    __slots__ = ("element", "index", "order", "path", "pattern", "tag", "trail")
+
+    def __init__(
+        self,
+        element: etree._Element,
+        path: str,
+        pattern: str,
+        tag: str,
+        index: int,
+        order: int,
+        parents: tuple[Node, ...],
+    ):
+        self.element = element
+        self.path = path
+        self.pattern = pattern
+        self.tag = tag
+        self.index = index
+        self.order = order
+        self.trail: tuple[Node, ...] = (*parents, self) if pattern else ()
+
+
+class Leaf:
+    """An attribute (named by `attribute`), a text or a bare element, with its element."""
+
+    __slots__ = ("attribute", "implied", "node", "path", "pattern", "value")
+
+    def __init__(
+        self, path: str, pattern: str, value: str, node: Node, attribute: str | None = None, implied: bool = False
+    ):
+        self.path = path
+        self.pattern = pattern
+        self.value = value
+        self.node = node
+        self.attribute = attribute
+        self.implied = implied
+
+    def __repr__(self) -> str:
+        return f"Leaf({self.path}={self.value!r})"
+
+
+@dataclass(slots=True)
+class Document:
+    """All leaves of one domain in document order, and its elements by pattern."""
+
+    root: Node
+    leaves: list[Leaf] = field(default_factory=list)
+    by_path: dict[str, Leaf] = field(default_factory=dict)
+    nodes: dict[str, list[Node]] = field(default_factory=dict)
+
+    def add(self, leaf: Leaf) -> None:
+        """Appends a leaf; of an attribute and a child of one name the first keeps the path for look-ups."""
+        self.leaves.append(leaf)
+        self.by_path.setdefault(leaf.path, leaf)
+
+    def text(self, path: str, otherwise: str = "") -> str:
+        """The value at an indexed path."""
+        leaf = self.by_path.get(path)
+        return leaf.value if leaf else otherwise
+
+
+def parse(data: bytes, name: str) -> etree._Element:
+    """The `<domain>` element of a document as `virsh dumpxml` prints it.
+
+    Raises Refused for documents over 16 MB, malformed or endlessly nested ones, document types and entities, and
+    anything that is not a domain. Touches neither the network nor other files.
+    """
+    if len(data) > MAX_BYTES:
+        raise Refused(f"{name}: larger than 16 MB; give the domain XML that `virsh dumpxml` prints")
+    if data.count(b"<") + data.count(b"=") > MAX_MARKUP:
+        raise Refused(f"{name}: more markup than any domain has; give the domain XML that `virsh dumpxml` prints")
+    parser = etree.XMLParser(
+        resolve_entities=False, load_dtd=False, no_network=True, huge_tree=False, remove_comments=True, remove_pis=True
+    )
+    try:
+        root = etree.fromstring(data, parser)
+    except (etree.XMLSyntaxError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "empty document"
+        raise Refused(f"{name}: not well-formed XML: {reason}") from None
+    if root.getroottree().docinfo.internalDTD is not None:
+        raise Refused(f"{name}: has a document type; remove the <!DOCTYPE ...> line")
+    if root.tag != "domain":
+        raise Refused(
+            f"{name}: the root element is <{printable(str(root.tag))}>, not <domain>; give what `virsh dumpxml` prints"
+        )
+    return root
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """Text from outside on one line of a message: control characters escaped, cut at `limit` characters."""
+    escaped = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+    return escaped if len(escaped) <= limit else escaped[:limit] + "..."
+
+
+@cache
+def _name(tag: str) -> tuple[str, bool]:
+    """The path segment of a tag or attribute name, and whether its namespace is known."""
+    if tag[0] != "{":
+        return tag, True
+    uri, _, local = tag[1:].partition("}")
+    # XML's own attributes (xml:space, xml:lang) belong to the element they stand on.
+    prefix = "xml" if uri == "http://www.w3.org/XML/1998/namespace" else PREFIXES.get(uri)
+    return (f"{prefix}:{local}", True) if prefix else (f"other:{local}", False)
+
+
+def read(root: etree._Element, repeats: frozenset[str]) -> Document:
+    """The leaves below a `<domain>` element. `repeats` are the element patterns that carry an index."""
+    document = Document(Node(root, "", "", "domain", 0, 0, ()))
+    _walk(root, document.root, document, repeats)
+    return document
+
+
+def _walk(element: etree._Element, node: Node, document: Document, repeats: frozenset[str]) -> None:
+    prefix, pattern_prefix = (node.path + ".", node.pattern + ".") if node.pattern else ("", "")
+    for tag, value in element.items():
+        name, _ = _name(tag)
+        document.add(Leaf(prefix + name, pattern_prefix + name, value, node, tag))
+    texts = [element.text or ""]
+    counts: dict[str, int] = {}
+    children = [child for child in element if isinstance(child.tag, str)]
+    totals = None
+    for child in children:
+        name, known = _name(child.tag)
+        texts.append(child.tail or "")
+        pattern = pattern_prefix + name
+        index = counts.get(name, 0)
+        counts[name] = index + 1
+        indexed = pattern in repeats
+        if not indexed and len(children) > 1:
+            if totals is None:
+                totals = _totals(children)
+            indexed = totals[name] > 1
+        path = f"{prefix}{name}[{index}]" if indexed else prefix + name
+        child_node = Node(child, path, pattern, name, index, len(document.leaves) + 1, node.trail)
+        document.nodes.setdefault(pattern, []).append(child_node)
+        if known:
+            _walk(child, child_node, document, repeats)
+        else:
+            subtree = etree.tostring(child, encoding="unicode", with_tail=False)
+            document.add(Leaf(path, pattern, subtree, child_node))
+    text = "".join(texts).strip()
+    if text or not (children or element.attrib):
+        document.add(Leaf(node.path, node.pattern, text, node))
+
+
+def _totals(children: list[etree._Element]) -> dict[str, int]:
+    totals: dict[str, int] = {}
+    for child in children:
+        name, _ = _name(child.tag)
+        totals[name] = totals.get(name, 0) + 1
+    return totals
+
+
+def redact(leaf: Leaf) -> None:
+    """Puts `(redacted)` in place of a leaf in the element tree it was read from."""
+    element = leaf.node.element
+    if leaf.attribute:
+        element.set(leaf.attribute, REDACTED)
+        return
+    tail = element.tail
+    if leaf.pattern.rpartition(".")[2].startswith("other:"):
+        element.clear()
+    element.text, element.tail = REDACTED, tail
+    for child in element:
+        child.tail = None

@@ -1,0 +1,432 @@
+"""The engine: leads each leaf to its owner, lets the owner speak, and keeps the four laws of the ledger."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from migrate.mapping.paths import Document, Leaf, Node, redact
+from migrate.mapping.rules import UNKNOWN, Row, Rule, Rules
+from migrate.mapping.signs import Context, Sign, View
+from migrate.model import REDACTED, Entry, Finding, Gain, short_hash
+
+if TYPE_CHECKING:
+    from migrate.target.vocabulary import Target
+
+INTERNAL_REMEDY = "Report it with the domain XML and the rule's name; the other VMs are not touched by it."
+
+
+class Broken(Exception):
+    """A rule that does not keep the laws."""
+
+
+@dataclass(slots=True)
+class Write:
+    """One value at one target path, by which rule, at which place of the source order."""
+
+    path: str
+    value: Any
+    rule: str
+    order: int
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Everything that became of one document: an entry for each leaf, the writes, and what no leaf caused."""
+
+    entries: list[Entry] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    gains: list[Gain] = field(default_factory=list)
+    writes: dict[str, Write] = field(default_factory=dict)
+    internal: bool = False
+    reached: set[str] = field(default_factory=set)
+
+
+def imply(document: Document, rules: Rules) -> None:
+    """Adds what libvirt takes for granted: the leaves that the document leaves out, marked implied."""
+    for row in rules.implied:
+        nodes = document.nodes.get(row.each, []) if row.each else [document.root]
+        for node in nodes:
+            prefix = node.path + "." if node.path else ""
+            path = prefix + row.leaf
+            if path in document.by_path or not all(
+                _fits(document, name[1:] if name[0] == "/" else prefix + name, globs) for name, globs in row.where
+            ):
+                continue
+            pattern = f"{row.each}.{row.leaf}" if row.each else row.leaf
+            document.add(Leaf(path, pattern, row.value, node, implied=True))
+
+
+def _fits(document: Document, path: str, globs: tuple[str, ...]) -> bool:
+    """Whether a leaf's value fits one of the globs; a leaf that is not there has no value and fits only ""."""
+    value = document.text(path)
+    return any(fnmatch.fnmatchcase(value, glob) if glob else path not in document.by_path for glob in globs)
+
+
+def secret_leaves(document: Document, rules: Rules) -> list[Leaf]:
+    """The leaves whose owner says `secret`."""
+    return [leaf for leaf in document.leaves if _owner(leaf, document, rules, {})[0].secret]
+
+
+def redact_secrets(document: Document, rules: Rules) -> None:
+    """Puts `(redacted)` in place of every secret in the tree that the document was read from."""
+    for leaf in secret_leaves(document, rules):
+        redact(leaf)
+
+
+def run(document: Document, rules: Rules, context: Context) -> Ledger:
+    """The ledger of a document: every leaf signed once by its owner, every write kept to law three.
+
+    A rule that breaks a law is our bug: its VM gets the finding `internal`, its writes are taken back, the rest goes on.
+    """
+    return _Run(document, rules, context).all()
+
+
+def _owner(leaf: Leaf, document: Document, rules: Rules, holds: dict[tuple[str, str, Any], bool]) -> tuple[Rule, Node]:
+    trail = leaf.node.trail
+    for rule in rules.owners(leaf.pattern):
+        depth = rule.depth
+        if depth > len(trail):
+            continue
+        node = trail[depth - 1] if depth else document.root
+        if not rule.where or _holds(rule, node, document, holds):
+            return rule, node
+    raise LookupError(f"no rule owns {leaf.pattern}: the rule `{UNKNOWN}` is missing")
+
+
+def _holds(rule: Rule, node: Node, document: Document, known: dict[Any, bool]) -> bool:
+    key = (rule.where, node.path)
+    found = known.get(key)
+    if found is None:
+        prefix = node.path + "." if node.path else ""
+        by_path = document.by_path
+        found = known[key] = all(
+            (leaf := by_path.get(name[1:] if name[0] == "/" else prefix + name)) is not None and leaf.value in values
+            for name, values in rule.where
+        )
+    return found
+
+
+def item_key(text: str) -> str:
+    """A name from a source as a key of list items: a-z, 0-9 and -, at most 40 characters, never empty."""
+    key = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-")
+    return key or "item"
+
+
+class _Run:
+    """The state of one document's run."""
+
+    def __init__(self, document: Document, rules: Rules, context: Context):
+        self.document = document
+        self.rules = rules
+        self.context = context
+        self.ledger = Ledger()
+        self.entries: dict[int, Entry] = {}
+        self.settled: set[int] = set()
+        self.gated: set[str] = set()
+        self.holds: dict[Any, bool] = {}
+        self.keys: dict[tuple[str | None, str], str] = {}
+        self.used_keys: dict[tuple[str | None, str], set[str]] = {}
+
+    def all(self) -> Ledger:
+        gated = self._gates()
+        groups: dict[tuple[str, str], tuple[Rule, Node, list[Leaf]]] = {}
+        for leaf in self.document.leaves:
+            gate = next((gated[node.path] for node in leaf.node.trail if node.path in gated), None) if gated else None
+            if gate is not None:
+                self._gated(leaf, *gate)
+                continue
+            rule, node = _owner(leaf, self.document, self.rules, self.holds)
+            self.entries[id(leaf)] = Entry(
+                leaf.path,
+                REDACTED if rule.secret and not leaf.implied else leaf.value,
+                rule.id,
+                "flag",
+                implied=leaf.implied,
+            )
+            group = groups.setdefault((rule.id, node.path), (rule, node, []))
+            group[2].append(leaf)
+        for rule, node, leaves in groups.values():
+            self._apply(rule, node, leaves)
+        self.ledger.entries = [self.entries[id(leaf)] for leaf in self.document.leaves]
+        self._gains()
+        return self.ledger
+
+    def _gates(self) -> dict[str, tuple[Rule, Row, str | None, Node]]:
+        gated: dict[str, tuple[Rule, Row, str | None, Node]] = {}
+        for each, gates in self.rules.gates.items():
+            for node in self.document.nodes.get(each, ()):
+                for gate in gates:
+                    if node.path not in gated and _holds(gate, node, self.document, self.holds):
+                        try:
+                            shut = self._gate(gate, node)
+                        except Exception as error:
+                            self._break(gate, node, [], error)
+                            continue
+                        if shut:
+                            gated[node.path] = (gate, *shut, node)
+        return gated
+
+    def _gate(self, gate: Rule, node: Node) -> tuple[Row, str | None] | None:
+        """The row that shuts the gate for an element, with a detail, or None where the element passes."""
+        if gate.function:
+            answer = gate.function(self._view(gate, node, []), self.context)
+            if answer is None:
+                return None
+            row, detail = answer if isinstance(answer, tuple) else (answer, None)
+            return gate.rows[row], detail
+        if gate.on:
+            row = gate.rows.get(self.document.text(f"{node.path}.{gate.on}"))
+            return (row, None) if row else None
+        return gate.rows["always"], None
+
+    def _gated(self, leaf: Leaf, gate: Rule, row: Row, detail: str | None, node: Node) -> None:
+        owner, _ = _owner(leaf, self.document, self.rules, self.holds)
+        value = REDACTED if owner.secret and not leaf.implied else leaf.value
+        entry = self.entries[id(leaf)] = Entry(leaf.path, value, gate.id, "flag", implied=leaf.implied)
+        entry.because = row.because
+        if node.path not in self.gated:
+            self.gated.add(node.path)
+            self.ledger.reached.add(f"{gate.id}/{row.id}")
+            entry.findings.append(self._finding(gate, row, node, entry, detail))
+
+    def _apply(self, rule: Rule, node: Node, leaves: list[Leaf]) -> None:
+        before = set(self.ledger.writes)
+        try:
+            if rule.form == "call":
+                self._call(rule, node, leaves)
+            else:
+                for leaf in leaves:
+                    row = rule.rows.get(leaf.value, rule.otherwise) if rule.form == "values" else _only(rule)
+                    self._sign(rule, node, leaf, row)
+        except Exception as error:
+            for path in set(self.ledger.writes) - before:
+                del self.ledger.writes[path]
+            self._break(rule, node, leaves, error)
+
+    def _call(self, rule: Rule, node: Node, leaves: list[Leaf]) -> None:
+        assert rule.function
+        view = self._view(rule, node, leaves)
+        owned = {id(leaf) for leaf in leaves}
+        signed: set[int] = set()
+        for sign in rule.function(view, self.context):
+            for leaf in sign.leaves:
+                if id(leaf) not in owned:
+                    raise Broken(f"signs {leaf.path}, which it does not own")
+                signed.add(id(leaf))
+            self._take(rule, node, sign)
+        silent = next((leaf for leaf in leaves if id(leaf) not in signed), None)
+        if silent is not None:
+            raise Broken(f"says nothing of {silent.path}")
+
+    def _take(self, rule: Rule, node: Node, sign: Sign) -> None:
+        entries = [self.entries[id(leaf)] for leaf in sign.leaves]
+        if sign.word == "write":
+            self._write(rule, node, sign.path, sign.value, entries, sign.because)
+        elif sign.word == "flag":
+            row = rule.rows.get(sign.row)
+            if row is None:
+                raise Broken(f"flags {sign.row!r}, which its `flags` do not have")
+            self._flag(rule, row, node, entries, sign.because)
+        else:
+            for entry in entries:
+                self._settle(entry, sign.word, sign.because)
+
+    def _sign(self, rule: Rule, node: Node, leaf: Leaf, row: Row | None) -> None:
+        assert row is not None
+        entry = self.entries[id(leaf)]
+        self.ledger.reached.add(f"{rule.id}/{row.id}")
+        if row.word == "write" or row.write is not None:
+            text = leaf.value if rule.form == "copy" else row.write
+            for pattern in rule.writes:
+                try:
+                    value = _cast(self.context.target, pattern, text)
+                except ValueError as error:
+                    if rule.form != "copy":
+                        raise
+                    cast = Row("cast", "flag", severity="blocker", because=CAST, remedy=CAST_REMEDY)
+                    self._flag(rule, cast, node, [entry], str(error))
+                    return
+                self._write(rule, node, pattern, value, [entry], row.because)
+        if row.word == "flag":
+            self._flag(rule, row, node, [entry], None)
+        elif row.word in ("default", "ignore"):
+            self._settle(entry, row.word, f"{row.because} ({row.source})" if row.source else row.because)
+
+    def _settle(self, entry: Entry, word: Any, because: str | None) -> None:
+        if id(entry) in self.settled or entry.writes or entry.findings:
+            raise Broken(f"says two things of {entry.path}")
+        self.settled.add(id(entry))
+        entry.fate, entry.because = word, because
+
+    def _write(self, rule: Rule, node: Node, path: str, value: Any, entries: list[Entry], because: str | None) -> None:
+        pattern = _pattern(path)
+        if pattern not in rule.writes:
+            raise Broken(f"writes {pattern}, which its `writes` do not have")
+        if rule.secret:
+            raise Broken(f"writes the secret {entries[0].path if entries else ''}")
+        full = self._full(rule, node, path)
+        lack = self.context.target.missing(full, value)
+        if lack:
+            row = Row("unsupported", "flag", severity=rule.unsupported, because=UNSUPPORTED, remedy=UNSUPPORTED_REMEDY)
+            self._flag(rule, row, node, entries, f"{pattern}: {lack}")
+            return
+        if full in self.ledger.writes:
+            raise Broken(f"writes {full}, which rule {self.ledger.writes[full].rule} wrote")
+        self.ledger.writes[full] = Write(full, value, rule.id, node.order)
+        for entry in entries:
+            if id(entry) in self.settled:
+                raise Broken(f"says two things of {entry.path}")
+            entry.writes[full] = value
+            if not entry.findings:
+                entry.fate = "write"
+            entry.because = entry.because or because
+
+    def _flag(self, rule: Rule, row: Row, node: Node, entries: list[Entry], detail: str | None) -> None:
+        self.ledger.reached.add(f"{rule.id}/{row.id}")
+        for entry in entries:
+            entry.fate = "flag"
+            entry.because = _because(row, detail)
+        if not entries:
+            raise Broken(f"flags {row.id} of no leaf")
+        entries[0].findings.append(self._finding(rule, row, node, entries[0], detail))
+
+    def _finding(self, rule: Rule, row: Row, node: Node, entry: Entry, detail: str | None) -> Finding:
+        name = f"{rule.id}/{row.id}"
+        target = next(iter(entry.writes), None) or (self._full(rule, node, rule.writes[0]) if rule.writes else None)
+        return Finding(
+            id=name,
+            key=short_hash(self.context.vm.id, name, self._device(rule, node, entry)),
+            rule=rule.id,
+            severity=row.severity,  # type: ignore[arg-type]
+            path=entry.path,
+            value=entry.value,
+            target=target,
+            because=_because(row, detail),
+            remedy=row.remedy,
+        )
+
+    def _device(self, rule: Rule, node: Node, entry: Entry) -> str:
+        """What names the element on the source whatever its position: its identity leaf, else all that it says."""
+        pattern = re.sub(r"\[\d+\]", "", entry.path)
+        if not node.path:
+            return f"{pattern}={entry.value}"
+        identity = self.document.text(f"{node.path}.{rule.identity}") if rule.identity else ""
+        if not identity:
+            prefix = node.path + "."
+            identity = "\n".join(
+                sorted(f"{leaf.pattern}={leaf.value}" for leaf in self.document.leaves if leaf.path.startswith(prefix))
+            )
+        return f"{pattern}@{identity}"
+
+    def _full(self, rule: Rule, node: Node, path: str) -> str:
+        before, after = _template(self.context.target, path)
+        return before if after is None else f"{before}[{self._key(rule, node)}]{after}"
+
+    def _key(self, rule: Rule, node: Node) -> str:
+        """The key of an element's list items: a leaf's value made plain, else tag and position; unique."""
+        known = self.keys.get((rule.key, node.path))
+        if known is None:
+            text = self.document.text(f"{node.path}.{rule.key}") if rule.key else ""
+            known = item_key(text) if text else item_key(f"{node.tag}-{node.index}")
+            used = self.used_keys.setdefault((rule.key, node.pattern), set())
+            known = known if known not in used else item_key(f"{known[:30]}-{node.tag}-{node.index}")
+            used.add(known)
+            self.keys[(rule.key, node.path)] = known
+        return known
+
+    def _view(self, rule: Rule, node: Node, leaves: list[Leaf]) -> View:
+        device = self.document.text(f"{node.path}.{rule.identity}") if rule.identity else ""
+        return View(node, self._key(rule, node), device, leaves, self.document, rule.allowed)
+
+    def _break(self, rule: Rule, node: Node, leaves: Iterable[Leaf], error: Exception) -> None:
+        self.ledger.internal = True
+        because = f"The rule {rule.id} failed here: {type(error).__name__}: {error}"
+        finding = Finding(
+            id="internal",
+            key=short_hash(self.context.vm.id, "internal", rule.id, node.pattern),
+            rule=rule.id,
+            severity="blocker",
+            path=None,
+            value=None,
+            target=None,
+            because=because,
+            remedy=INTERNAL_REMEDY,
+        )
+        for leaf in leaves:
+            entry = self.entries[id(leaf)]
+            entry.writes, entry.findings = {}, []
+            entry.fate, entry.because = "flag", because
+            if finding.path is None:
+                finding.path, finding.value = entry.path, entry.value
+                entry.findings = [finding]
+        if finding.path is None:
+            self.ledger.findings.append(finding)
+
+    def _gains(self) -> None:
+        """What KubeVirt adds: said, and written where the manifest needs it."""
+        for gain in self.rules.gains:
+            if any(element in self.document.nodes for element in gain.unless):
+                continue
+            if not all(self.document.text(name) in values for name, values in gain.where):
+                continue
+            value: Any = gain.value
+            if gain.function:
+                value = gain.function(self.context, self.ledger.writes)
+                if value is None:
+                    continue
+            elif gain.write:
+                value = _cast(self.context.target, _pattern(gain.path), gain.value)
+            if gain.write:
+                if gain.path in self.ledger.writes or self.context.target.missing(gain.path, value):
+                    continue
+                self.ledger.writes[gain.path] = Write(gain.path, value, gain.id, 0)
+            self.ledger.gains.append(Gain(gain.path, value, gain.because))
+
+
+UNSUPPORTED = "The chosen KubeVirt has no place for this, so the guest goes without it"
+UNSUPPORTED_REMEDY = "Choose a KubeVirt version or feature gate that has it, or remove the setting from the guest."
+CAST = "The value is not of the kind that KubeVirt's field holds"
+CAST_REMEDY = "Correct the value in the source domain."
+
+
+def _because(row: Row, detail: str | None) -> str:
+    text = row.because or ""
+    return f"{text.rstrip('.')} ({detail})." if detail else text
+
+
+def _only(rule: Rule) -> Row:
+    return next(iter(rule.rows.values()))
+
+
+@cache
+def _pattern(path: str) -> str:
+    """A target path without its bracketed keys."""
+    return re.sub(r"\[[^\]]*\]", "", path)
+
+
+def _cast(target: Target, pattern: str, text: Any) -> Any:
+    from migrate.target import vocabulary
+
+    known = target.vocabulary.field(pattern)
+    return vocabulary.cast(known.type, text) if known else text
+
+
+@cache
+def _template(target: Target, path: str) -> tuple[str, str | None]:
+    """A target path cut where the key of the element's item goes; None where it needs none.
+
+    Lists and maps whose key stands in the path already (`annotations[x]`) need no other.
+    """
+    segments = path.split(".") if "[" not in path else re.split(r"\.(?![^\[]*\])", path)
+    keyed = target.vocabulary.lists(_pattern(path))
+    bare = [index for index in keyed if "[" not in segments[index]]
+    if not bare:
+        return path, None
+    if len(bare) > 1:
+        raise Broken(f"{path} passes through {len(bare)} lists; give the keys of all but one in brackets")
+    return ".".join(segments[: bare[0] + 1]), "".join("." + segment for segment in segments[bare[0] + 1 :])

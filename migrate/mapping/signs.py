@@ -1,0 +1,133 @@
+"""What a computed rule says of its leaves: one of four words each, and what it sees while it decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from migrate.mapping.paths import Document, Leaf, Node
+from migrate.model import VM, Disk
+from migrate.site import Site
+
+if TYPE_CHECKING:
+    from migrate.target.vocabulary import Target
+
+
+@dataclass(slots=True, frozen=True)
+class Sign:
+    """One word about some leaves. `row` names the flag's text in the rule; `path` and `value` are a write's."""
+
+    word: Literal["write", "default", "flag", "ignore"]
+    leaves: tuple[Leaf, ...]
+    path: str = ""
+    value: Any = None
+    row: str = ""
+    because: str | None = None
+
+
+def _leaves(leaves: Leaf | Iterable[Leaf]) -> tuple[Leaf, ...]:
+    return (leaves,) if isinstance(leaves, Leaf) else tuple(leaves)
+
+
+def write(leaves: Leaf | Iterable[Leaf], path: str, value: Any, because: str | None = None) -> Sign:
+    """The target path gets the value, and comes from these leaves. A path without brackets gets the item's key."""
+    return Sign("write", _leaves(leaves), path=path, value=value, because=because)
+
+
+def flag(leaves: Leaf | Iterable[Leaf], row: str, detail: str | None = None) -> Sign:
+    """The leaves change or are lost: the rule's `flags` row has severity, reason and remedy; `detail` is appended."""
+    return Sign("flag", _leaves(leaves), row=row, because=detail)
+
+
+def default(leaves: Leaf | Iterable[Leaf], because: str) -> Sign:
+    """The target does this already."""
+    return Sign("default", _leaves(leaves), because=because)
+
+
+def ignore(leaves: Leaf | Iterable[Leaf], because: str) -> Sign:
+    """The leaves mean nothing off the source host."""
+    return Sign("ignore", _leaves(leaves), because=because)
+
+
+@dataclass(slots=True, frozen=True)
+class Context:
+    """What is true of the whole VM while its rules run. `disks` are the source's facts by target dev."""
+
+    vm: VM
+    document: Document
+    site: Site
+    target: Target
+    disks: dict[str, Disk]
+
+    @property
+    def arch(self) -> str:
+        """The guest's architecture as libvirt writes it, `x86_64` for one."""
+        return self.document.text("os.type.arch")
+
+    @property
+    def machine(self) -> str:
+        """The machine type as libvirt writes it, `pc-q35-7.2` for one."""
+        return self.document.text("os.type.machine")
+
+    @property
+    def firmware(self) -> Literal["bios", "efi"]:
+        """What the guest boots with: EFI by automatic selection, or by a loader that is flash (pflash)."""
+        text = self.document.text
+        return "efi" if text("os.firmware") == "efi" or text("os.loader.type") == "pflash" else "bios"
+
+    @property
+    def osinfo(self) -> str:
+        """The guest's operating system as a libosinfo id (a URL), or nothing."""
+        return self.document.text("metadata.libosinfo:libosinfo.libosinfo:os[0].id") or self.document.text(
+            "metadata.libosinfo:libosinfo.libosinfo:os.id"
+        )
+
+
+class View:
+    """What a rule sees of one element: the leaves it owns and those it may read. Paths are relative to the element.
+
+    A path that begins with `/` is relative to the domain. Seeing anything else is an error of the rule.
+    `key` names the element's item in the lists it writes to, `device` is its name on the source.
+    """
+
+    __slots__ = ("_allowed", "_document", "_prefix", "device", "key", "node", "owned")
+
+    def __init__(self, node: Node, key: str, device: str, owned: list[Leaf], document: Document, allowed: Any):
+        self.node = node
+        self.key = key
+        self.device = device
+        self.owned = owned
+        self._document = document
+        self._prefix = node.path + "." if node.path else ""
+        self._allowed = allowed
+
+    def leaf(self, path: str) -> Leaf | None:
+        """The leaf at an indexed path, or None."""
+        full = path[1:] if path.startswith("/") else self._prefix + path
+        leaf = self._document.by_path.get(full)
+        if leaf is not None and not self._allowed(leaf.pattern):
+            raise LookupError(f"reads {leaf.pattern}, which it neither owns nor declares in `reads`")
+        return leaf
+
+    def text(self, path: str, otherwise: str = "") -> str:
+        """The value at an indexed path."""
+        leaf = self.leaf(path)
+        return leaf.value if leaf else otherwise
+
+    def every(self, pattern: str) -> Iterator[Leaf]:
+        """All leaves of a pattern (no indices) in document order: below this element, or with `/` in the domain."""
+        absolute = pattern.startswith("/")
+        full = pattern[1:] if absolute else (f"{self.node.pattern}.{pattern}" if self.node.pattern else pattern)
+        if not self._allowed(full):
+            raise LookupError(f"reads {full}, which it neither owns nor declares in `reads`")
+        for leaf in self._document.leaves:
+            if leaf.pattern == full and (absolute or not self._prefix or leaf.path.startswith(self._prefix)):
+                yield leaf
+
+    def others(self, leaf: Leaf, name: str) -> str:
+        """The value of a sibling: attribute or child text `name` of the same element as `leaf`."""
+        found = self._document.by_path.get(f"{leaf.node.path}.{name}" if leaf.node.path else name)
+        if found is not None and not self._allowed(found.pattern):
+            raise LookupError(f"reads {found.pattern}, which it neither owns nor declares in `reads`")
+        return found.value if found else ""
