@@ -98,7 +98,7 @@ def _storage(value: Any, where: str) -> Storage:
     _keys(chosen, ("default",), where)
     data = _mapping(chosen.get("default"), f"{where}.default")
     _keys(data, STORAGE_KEYS, f"{where}.default")
-    modes = tuple(_list(data.get("accessModes"), f"{where}.default.accessModes")) or Storage.access_modes
+    modes = tuple(_list(data.get("accessModes"), f"{where}.default.accessModes")) or Storage().access_modes
     for mode in modes:
         _choice(mode, ACCESS_MODES, f"{where}.default.accessModes")
     name = data.get("storageClass")

@@ -7,15 +7,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from migrate.mapping.paths import Document, Leaf, Node, redact
 from migrate.mapping.rules import UNKNOWN, Row, Rule, Rules
 from migrate.mapping.signs import Context, Sign, View
 from migrate.model import REDACTED, Entry, Finding, Gain, short_hash
-
-if TYPE_CHECKING:
-    from migrate.target.vocabulary import Target
+from migrate.target.vocabulary import Target, cast, missing
 
 INTERNAL_REMEDY = "Report it with the domain XML and the rule's name; the other VMs are not touched by it."
 
@@ -81,7 +79,7 @@ def redact_secrets(document: Document, rules: Rules) -> None:
 def run(document: Document, rules: Rules, context: Context) -> Ledger:
     """The ledger of a document: every leaf signed once by its owner, every write kept to law three.
 
-    A rule that breaks a law is our bug: its VM gets the finding `internal`, its writes are taken back, the rest goes on.
+    A rule that breaks a law is our bug: its VM gets the finding `internal`, its writes are taken back.
     """
     return _Run(document, rules, context).all()
 
@@ -270,7 +268,7 @@ class _Run:
         if rule.secret:
             raise Broken(f"writes the secret {entries[0].path if entries else ''}")
         full = self._full(rule, node, path)
-        lack = self.context.target.missing(full, value)
+        lack = missing(full, value, self.context.target)
         if lack:
             row = Row("unsupported", "flag", severity=rule.unsupported, because=UNSUPPORTED, remedy=UNSUPPORTED_REMEDY)
             self._flag(rule, row, node, entries, f"{pattern}: {lack}")
@@ -382,7 +380,7 @@ class _Run:
             elif gain.write:
                 value = _cast(self.context.target, _pattern(gain.path), gain.value)
             if gain.write:
-                if gain.path in self.ledger.writes or self.context.target.missing(gain.path, value):
+                if gain.path in self.ledger.writes or missing(gain.path, value, self.context.target):
                     continue
                 self.ledger.writes[gain.path] = Write(gain.path, value, gain.id, 0)
             self.ledger.gains.append(Gain(gain.path, value, gain.because))
@@ -410,10 +408,8 @@ def _pattern(path: str) -> str:
 
 
 def _cast(target: Target, pattern: str, text: Any) -> Any:
-    from migrate.target import vocabulary
-
     known = target.vocabulary.field(pattern)
-    return vocabulary.cast(known.type, text) if known else text
+    return cast(known.type, text) if known else text
 
 
 @cache
