@@ -1,0 +1,232 @@
+"""The inventory folder: `FOLDER.xml` for each VM and `inventory.json` with what the XML does not say.
+
+A VM's folder name is a DNS label that is also its Kubernetes name; once recorded it stays.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import types
+import typing
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from migrate.model import VM, Disk, Image, Refused, Skipped, short_hash
+
+SCHEMA = 1
+RECORDS = "inventory.json"
+LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+
+
+@dataclass(slots=True)
+class Inventory:
+    """The VMs without their XML, which is read when iterating: one VM at a time with its XML."""
+
+    vms: list[VM]
+    skipped: list[Skipped] = field(default_factory=list)
+    xml: Callable[[VM], bytes] = lambda vm: vm.xml
+
+    def __iter__(self) -> Iterator[VM]:
+        for vm in self.vms:
+            yield replace(vm, xml=self.xml(vm))
+
+
+def holds(folder: Path) -> bool:
+    """Whether a folder is an inventory."""
+    return (folder / RECORDS).is_file()
+
+
+def direct(found: Iterable[VM | Skipped], xml: Callable[[VM], bytes]) -> Inventory:
+    """An inventory of VMs that were never written to one; `xml` reads the XML of a VM again."""
+    inventory = Inventory([], xml=xml)
+    for item in found:
+        if isinstance(item, Skipped):
+            inventory.skipped.append(item)
+        else:
+            inventory.vms.append(replace(item, xml=b""))
+    name_folders(inventory.vms)
+    inventory.vms.sort(key=lambda vm: vm.folder)
+    return inventory
+
+
+def read(folder: Path) -> Inventory:
+    """The inventory in a folder; one that is missing or was edited into nonsense is Refused."""
+    path = folder / RECORDS
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise Refused(f"{path}: {error.strerror}; give a folder that `collect` wrote") from None
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"{path}: not JSON ({error}); collect again into a new folder") from None
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise Refused(f"{path}: not an inventory of schema {SCHEMA}; collect again into a new folder")
+    try:
+        vms = _value(list[VM], document.get("vms"), "vms")
+        skipped = _value(list[Skipped], document.get("skipped"), "skipped")
+        _check_folders(vms)
+    except ValueError as error:
+        raise Refused(f"{path}: {error}") from None
+    return Inventory(vms, skipped, partial(_xml, folder))
+
+
+def write(folder: Path, vms: Iterable[VM], skipped: Iterable[Skipped]) -> Inventory:
+    """Adds VMs, whose XML is already redacted, and skipped ones to the inventory in a folder, and returns all of it.
+
+    VMs of an identity that is there are replaced. `vms` is gone through once, `skipped` after it; an exception out of
+    them leaves the folder as it was.
+    """
+    with _locked(folder):
+        old = read(folder) if holds(folder) else Inventory([])
+        merged = {vm.id: vm for vm in old.vms}
+        partials: dict[str, Path] = {}
+        try:
+            for vm in vms:
+                partials[vm.id] = folder / f".{vm.id}.xml.partial"
+                partials[vm.id].write_bytes(vm.xml)
+                recorded = merged[vm.id].folder if vm.id in merged else ""
+                merged[vm.id] = replace(vm, folder=recorded, xml=b"")
+            name_folders(list(merged.values()))
+            all_skipped = _merge_skipped(old.skipped, [merged[identity] for identity in partials], skipped)
+            new = Inventory(sorted(merged.values(), key=lambda vm: vm.folder), all_skipped, partial(_xml, folder))
+            records = _write_records(folder, new)
+            for identity, path in partials.items():
+                path.replace(folder / f"{merged[identity].folder}.xml")
+            records.replace(folder / RECORDS)
+        except OSError as error:
+            raise Refused(f"{folder}: {error.strerror}; make room there and collect again") from None
+        finally:
+            _clear(folder)
+    return new
+
+
+def name_folders(vms: list[VM]) -> None:
+    """Gives each VM without a folder its own: the DNS form of its name, with six digits of its id where it is shared.
+
+    Digits are added in the order of the ids until no other VM has the result.
+    """
+    forms = Counter(dns_label(vm.name) for vm in vms)
+    taken = {vm.folder for vm in vms if vm.folder}
+    nameless = sorted((vm for vm in vms if not vm.folder), key=lambda vm: (forms[dns_label(vm.name)] > 1, vm.id))
+    for vm in nameless:
+        form = dns_label(vm.name)
+        candidates = (f"{form[: 62 - n].rstrip('-')}-{short_hash(vm.source, vm.uuid, digits=n)}" for n in range(6, 61))
+        plain = forms[form] == 1 and form not in taken
+        vm.folder = form if plain else next(label for label in candidates if label not in taken)
+        taken.add(vm.folder)
+
+
+def dns_label(name: str) -> str:
+    """The DNS-1123 label closest to a name: lower case, accents dropped, other characters one dash; else `vm`."""
+    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", ascii_name).strip("-")[:63].rstrip("-") or "vm"
+
+
+def _merge_skipped(old: list[Skipped], found: list[VM], new: Iterable[Skipped]) -> list[Skipped]:
+    """All that are still unread; a file is its source, a VM of a host is its source and name."""
+    readable = {(vm.source, vm.name) for vm in found} | {vm.source for vm in found if vm.kind == "files"}
+    kept = [item for item in old if item.source not in readable and (item.source, item.name) not in readable]
+    merged = {(item.source, item.name): item for item in (*kept, *new)}
+    return [merged[key] for key in sorted(merged)]
+
+
+def _write_records(folder: Path, inventory: Inventory) -> Path:
+    """Writes the records, safe on disk but under a temporary name, which it returns."""
+    rows = [asdict(vm) for vm in inventory.vms]
+    for row in rows:
+        del row["xml"]
+    document = {"schema": SCHEMA, "vms": rows, "skipped": [asdict(item) for item in inventory.skipped]}
+    path = folder / f".{RECORDS}.partial"
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(document, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """The folder, made if it is not there and removed again if it stays empty, for one writer at a time."""
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise Refused(f"{folder}: {error.strerror}; give a folder that can be written") from None
+    try:
+        _lock(descriptor, folder)
+        _clear(folder)
+        yield
+    finally:
+        os.close(descriptor)
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Refused(f"{folder}: another collect writes to it; wait for its end") from None
+
+
+def _clear(folder: Path) -> None:
+    """Removes what a run that did not end left behind."""
+    for path in folder.glob(".*.partial"):
+        path.unlink()
+
+
+def _xml(folder: Path, vm: VM) -> bytes:
+    path = folder / f"{vm.folder}.xml"
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Refused(f"{path}: {error.strerror}; collect {vm.name!r} again") from None
+
+
+def _check_folders(vms: list[VM]) -> None:
+    seen = set()
+    for index, vm in enumerate(vms):
+        if not LABEL.fullmatch(vm.folder):
+            raise ValueError(f"vms[{index}].folder is no DNS label; collect again into a new folder")
+        if vm.folder in seen:
+            raise ValueError(f"vms[{index}].folder {vm.folder} is there twice; collect again into a new folder")
+        seen.add(vm.folder)
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    """A JSON value as the type of a field; what does not fit raises ValueError."""
+    if isinstance(kind, types.UnionType):
+        kind = next(option for option in typing.get_args(kind) if option is not types.NoneType)
+        return None if value is None else _value(kind, value, where)
+    if typing.get_origin(kind) is list:
+        (item,) = typing.get_args(kind)
+        return [_value(item, part, f"{where}[{index}]") for index, part in enumerate(_value(list, value, where))]
+    if kind in (VM, Skipped, Disk, Image):
+        return _record(kind, _value(dict, value, where), where)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{where} is no {kind.__name__}; collect again into a new folder")
+    return value
+
+
+@cache
+def _types(kind: type) -> dict[str, Any]:
+    return {name: hint for name, hint in typing.get_type_hints(kind).items() if name != "xml"}
+
+
+def _record(kind: type, row: dict[str, Any], where: str) -> Any:
+    expected = _types(kind)
+    if row.keys() != expected.keys():
+        odd = sorted(row.keys() ^ expected.keys())
+        raise ValueError(f"{where}: {', '.join(map(repr, odd))} missing or unknown; collect again into a new folder")
+    return kind(**{name: _value(expected[name], value, f"{where}.{name}") for name, value in row.items()})

@@ -1,0 +1,59 @@
+"""The sources of VMs, one module each; the folder is the registry.
+
+A module has `collect`, `unread` and `unfit`, and where its disks can be copied `hold` and `open`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pkgutil import iter_modules
+from types import ModuleType
+
+from migrate.model import VM, Refused, Skipped
+from migrate.selection import Selection
+
+
+def kinds() -> list[str]:
+    """The names of the sources there are, sorted."""
+    return sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def source(kind: str) -> ModuleType:
+    """The module of a source; a name that is none is Refused."""
+    if kind not in kinds():
+        raise Refused(f"{kind!r} is no source; use one of {', '.join(kinds())}")
+    return import_module(f"{__name__}.{kind}")
+
+
+def collect(kind: str, urls: Sequence[str], select: Selection, login: object = None) -> Iterator[VM | Skipped]:
+    """The VMs behind all urls (the source's default without one), each VM once.
+
+    A url that cannot be read at all is Refused when it is the only one or all are like it; among others it is skipped.
+    """
+    module = source(kind)
+    if len(urls) < 2:
+        yield from _once(module.collect(urls[0] if urls else None, select, login))
+        return
+    yield from _once(_each(module, urls, select, login))
+
+
+def _each(module: ModuleType, urls: Sequence[str], select: Selection, login: object) -> Iterator[VM | Skipped]:
+    refusals = []
+    for url in urls:
+        try:
+            yield from module.collect(url, select, login)
+        except Refused as refusal:
+            refusals.append(Skipped(*module.unread(url), str(refusal)))
+    if len(refusals) == len(urls):
+        raise Refused(f"none of {len(urls)} can be read, the first because: {refusals[0].reason}")
+    yield from refusals
+
+
+def _once(items: Iterator[VM | Skipped]) -> Iterator[VM | Skipped]:
+    seen = set()
+    for item in items:
+        key = item.id if isinstance(item, VM) else (item.source, item.name)
+        if key not in seen:
+            seen.add(key)
+            yield item

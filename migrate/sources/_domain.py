@@ -1,0 +1,88 @@
+"""What every source reads from a domain XML: who the domain is, and which disks it names."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import TYPE_CHECKING
+
+from migrate.mapping.paths import printable
+from migrate.model import Disk, Refused
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element
+
+
+def name_of(domain: _Element) -> str:
+    """The domain's name as it stands; a domain without one is Refused."""
+    name = (domain.findtext("name") or "").strip()
+    if not name:
+        raise Refused("the domain has no <name>; add one")
+    return name
+
+
+def uuid_of(domain: _Element, source: str) -> str:
+    """The domain's uuid in its usual form.
+
+    libvirt makes up a new one for a domain without; here it follows from the source and the name, so that the VM is
+    the same one in every run. Text that is no uuid is Refused, as libvirt does.
+    """
+    text = domain.findtext("uuid")
+    if text is None:
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{source}#{name_of(domain)}"))
+    digits = re.sub(r"[-\s]", "", text)
+    if not re.fullmatch("[0-9a-fA-F]{32}", digits):
+        raise Refused(f"the uuid {printable(text, 60)!r} is none; give 32 hex digits")
+    return str(uuid.UUID(digits))
+
+
+def disks(domain: _Element) -> list[Disk]:
+    """A record for each `<disk>` in document order, with what the XML alone says.
+
+    A disk without a target dev, or with another's, is named by its position: `disk0`.
+    """
+    found: list[Disk] = []
+    taken = {target.get("dev") for target in domain.iterfind("devices/disk/target")}
+    for position, element in enumerate(domain.iterfind("devices/disk")):
+        target = _attribute(element, "target", "dev")
+        if not target or any(disk.target == target for disk in found):
+            target = f"disk{position}"
+            while target in taken:
+                target = f"disk{target[4:]}0"
+            taken.add(target)
+        found.append(_disk(element, target))
+    return found
+
+
+def _disk(element: _Element, target: str) -> Disk:
+    disk = Disk(target, element.get("device", "disk"), element.get("type", "file"))
+    disk.pool, disk.volume = _attribute(element, "source", "pool"), _attribute(element, "source", "volume")
+    disk.path = _path(element, disk.type)
+    # libvirt reads a disk without a driver type as raw; a volume has its own type.
+    disk.format = _attribute(element, "driver", "type") or (None if disk.type == "volume" else "raw")
+    return disk
+
+
+def _path(element: _Element, kind: str) -> str | None:
+    """Where the disk's bytes are: a path, or for what has none an address without credentials."""
+    source = element.find("source")
+    if source is None:
+        return None
+    if kind == "network":
+        return _network(source)
+    attribute = {"file": "file", "block": "dev", "dir": "dir", "vhostuser": "path", "vhostvdpa": "dev"}.get(kind)
+    return source.get(attribute) or None if attribute else None
+
+
+def _network(source: _Element) -> str:
+    host = source.find("host")
+    where = ""
+    if host is not None:
+        port = f":{host.get('port')}" if host.get("port") else ""
+        where = (host.get("name") or host.get("socket") or "") + port
+    return f"{source.get('protocol', 'network')}://{where}/{source.get('name', '').lstrip('/')}"
+
+
+def _attribute(element: _Element, child: str, attribute: str) -> str | None:
+    found = element.find(child)
+    return (found.get(attribute) or None) if found is not None else None

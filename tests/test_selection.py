@@ -1,0 +1,47 @@
+import pytest
+
+from migrate.model import VM, Refused
+from migrate.selection import Selection
+
+UUID = "6ba410c5-1e5c-4d57-bee7-2228e7ffa32f"
+
+
+def vm(name="web1", uuid=UUID, state="shut off"):
+    return VM(name, uuid, "libvirt", "qemu://h/system", "qemu:///system", state=state)
+
+
+@pytest.mark.parametrize(
+    ("select", "exclude", "wanted"),
+    [
+        ([], [], True),
+        (["web1"], [], True),
+        (["web"], [], False),
+        (["web*"], [], True),
+        (["WEB*"], [], False),
+        (["db*", "web[0-9]"], [], True),
+        (["db*"], [], False),
+        ([UUID], [], True),
+        ([UUID.upper().replace("-", "")], [], True),
+        ([UUID[:-1] + "0"], [], False),
+        (["state=shut off"], [], True),
+        (["state=shutoff"], [], True),
+        (["state=running"], [], False),
+        ([], ["web*"], False),
+        (["web*"], ["state=shut-off"], False),
+        (["web*"], ["db*"], True),
+    ],
+)
+def test_a_vm_is_wanted_when_any_select_and_no_exclude_matches(select, exclude, wanted):
+    assert Selection.parse(select, exclude).wants(vm()) is wanted
+
+
+def test_a_vm_whose_name_is_a_uuid_is_found_by_it():
+    other = "aaaaaaaa-1e5c-4d57-bee7-2228e7ffa32f"
+    assert Selection.parse([other]).wants(vm(name=other))
+
+
+@pytest.mark.parametrize("expression", ["", "  ", "state=", "state=off", "colour=red", "=x", "web[1", "web[!"])
+def test_a_malformed_expression_is_refused_in_one_line(expression):
+    with pytest.raises(Refused) as refusal:
+        Selection.parse([], [expression])
+    assert "\n" not in str(refusal.value)
