@@ -150,7 +150,8 @@ class Gain:
 class Translation:
     """One VM after translation: its ledger, what no leaf caused, and the Kubernetes objects made of it.
 
-    `vm` and `claims` are manifests as plain data; `disks` are rows of the plan, one for each disk that needs a claim.
+    `manifest` and `claims` are plain data; `disks` are rows of the plan, one for each disk that needs a claim.
+    `internal` says that a rule broke a law.
     """
 
     vm: VM
@@ -160,6 +161,7 @@ class Translation:
     manifest: dict[str, Any] = field(default_factory=dict)
     claims: list[dict[str, Any]] = field(default_factory=list)
     disks: list[PlannedDisk] = field(default_factory=list)
+    internal: bool = False
 
     def all_findings(self) -> list[Finding]:
         """Every finding, those of leaves in document order first."""

@@ -24,12 +24,17 @@ class Broken(Exception):
 
 @dataclass(slots=True)
 class Write:
-    """One value at one target path, by which rule, at which place of the source order."""
+    """One value at one target path, by which rule, from which leaves, at which place of the source order."""
 
     path: str
     value: Any
     rule: str
     order: int
+    leaves: tuple[str, ...] = ()
+
+    def first(self, leaf: str) -> bool:
+        """Whether a leaf is the first that the value comes from."""
+        return bool(self.leaves) and self.leaves[0] == leaf
 
 
 @dataclass(slots=True)
@@ -42,6 +47,14 @@ class Ledger:
     writes: dict[str, Write] = field(default_factory=dict)
     internal: bool = False
     reached: set[str] = field(default_factory=set)
+
+    def writer(self, path: str) -> str | None:
+        """The rule that wrote a target path, or something below or above it."""
+        exact = self.writes.get(path)
+        if exact:
+            return exact.rule
+        near = (write for name, write in self.writes.items() if name.startswith(path) or path.startswith(name + "."))
+        return next((write.rule for write in near), None)
 
 
 def imply(document: Document, rules: Rules) -> None:
@@ -275,7 +288,7 @@ class _Run:
             return
         if full in self.ledger.writes:
             raise Broken(f"writes {full}, which rule {self.ledger.writes[full].rule} wrote")
-        self.ledger.writes[full] = Write(full, value, rule.id, node.order)
+        self.ledger.writes[full] = Write(full, value, rule.id, node.order, tuple(entry.path for entry in entries))
         for entry in entries:
             if id(entry) in self.settled:
                 raise Broken(f"says two things of {entry.path}")

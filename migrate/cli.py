@@ -1,0 +1,336 @@
+"""The command line: one short function a command, which parses, calls and prints.
+
+Everything heavy is imported by the command that needs it, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from migrate import __version__
+from migrate.model import Mismatch, Refused, Unfinished
+
+if TYPE_CHECKING:
+    from migrate.model import VM
+    from migrate.reporting import Summary
+    from migrate.selection import Selection
+
+FINDINGS, REFUSED, UNFINISHED, MISMATCH, BUG, INTERRUPTED = 1, 2, 3, 4, 70, 130
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+folder = click.Path(path_type=Path)
+output = click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="Output format.")
+directory = click.option(
+    "--directory", type=folder, required=True, metavar="OUT", help="The embedded target: claims become OUT/NAMESPACE/CLAIM/disk.img."
+)
+site_file = click.option("--site", type=folder, metavar="FILE", help="The site file: namespace, storage, networks, devices.")
+rules_folder = click.option("--rules", type=folder, multiple=True, metavar="DIR", help="A folder with further rule files.")
+kubevirt = click.option("--kubevirt", default="1.9", show_default=True, metavar="VERSION", help="The KubeVirt to plan for.")
+feature_gates = click.option("--feature-gates", default="", metavar="+A,-B", help="Feature gates switched on and off.")
+fail_on = click.option(
+    "--fail-on",
+    type=click.Choice(["note", "warning", "blocker", "never"]),
+    default="blocker",
+    show_default=True,
+    help="Exit with 1 where a finding of this severity or above stands.",
+)
+
+
+def selection(command: Command) -> Command:
+    """The options `--select` and `--exclude`, the same everywhere."""
+    command = click.option("--exclude", multiple=True, metavar="WHAT", help="Leave out: a name glob, a uuid, state=STATE.")(command)
+    return click.option("--select", multiple=True, metavar="WHAT", help="Take only: a name glob, a uuid, state=STATE.")(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+def cli() -> None:
+    """Moves virtual machines from libvirt, oVirt and OpenStack to KubeVirt and accounts for every attribute.
+
+    The way: collect reads a source, plan translates and reports (and touches nothing), apply copies the disks and
+    proves every byte, verify checks again.
+    """
+
+
+@cli.command("list")
+@click.argument("source")
+@click.argument("urls", nargs=-1)
+@selection
+@output
+def list_(source: str, urls: tuple[str, ...], select: Any, exclude: Any, output: str) -> None:
+    """What is there: name, uuid, state, disks and sizes. SOURCE is libvirt or files."""
+    from migrate import sources
+    from migrate.model import Skipped
+
+    found = list(sources.collect(source, urls, _selection(select, exclude)))
+    vms = [item for item in found if not isinstance(item, Skipped)]
+    skipped = [item for item in found if isinstance(item, Skipped)]
+    if output == "json":
+        _json({"vms": [_listed(vm) for vm in vms], "skipped": [_fields(item) for item in skipped]})
+    else:
+        _print_list(vms)
+    for item in skipped:
+        _note(f"skipped {item.name}: {item.reason}")
+    sys.exit(FINDINGS if skipped else 0)
+
+
+@cli.command()
+@click.argument("source")
+@click.argument("urls", nargs=-1)
+@click.option("-d", "--dir", "dir_", type=folder, required=True, metavar="DIR", help="The inventory folder; a second source adds.")
+@selection
+@output
+def collect(source: str, urls: tuple[str, ...], dir_: Path, select: Any, exclude: Any, output: str) -> None:
+    """Read VMs into an inventory folder; nothing is changed at the source. SOURCE is libvirt or files."""
+    from migrate import pipeline
+    from migrate.mapping import rules
+
+    inventory = pipeline.collect(source, urls, _selection(select, exclude), rules.load(), dir_)
+    if output == "json":
+        _json({"vms": [_listed(vm) for vm in inventory.vms], "skipped": [_fields(item) for item in inventory.skipped]})
+    else:
+        _say(f"{len(inventory.vms)} VMs in {dir_}" + (f", {len(inventory.skipped)} skipped" if inventory.skipped else ""))
+    for item in inventory.skipped:
+        _note(f"skipped {item.name}: {item.reason}")
+
+
+@cli.command()
+@click.argument("paths", nargs=-1, required=True, type=folder, metavar="INVENTORY | XML...")
+@click.option("-d", "--dir", "dir_", type=folder, required=True, metavar="DIR", help="The plan folder.")
+@site_file
+@rules_folder
+@kubevirt
+@feature_gates
+@selection
+@fail_on
+@output
+def plan(paths: tuple[Path, ...], dir_: Path, fail_on: str, output: str, **options: Any) -> None:
+    """Translate and report; copies nothing. Takes an inventory folder, or XML files and folders of them."""
+    summary = _plan(paths, dir_, **options)
+    _show(summary, dir_, output)
+    sys.exit(BUG if summary.internal else FINDINGS if summary.reaches(fail_on) else 0)
+
+
+@cli.command()
+@click.argument("plan", type=folder)
+@directory
+@selection
+@output
+def apply(plan: Path, directory: Path, select: Any, exclude: Any, output: str) -> None:
+    """Copy the disks of a plan, read them back and keep the proof. A second run goes on where the first ended."""
+    sys.exit(_apply(plan, directory, _selection(select, exclude), output))
+
+
+@cli.command()
+@click.argument("plan", type=folder)
+@directory
+@selection
+@output
+def verify(plan: Path, directory: Path, select: Any, exclude: Any, output: str) -> None:
+    """Read the claims again and compare them with the evidence of the copy."""
+    sys.exit(_verify(plan, directory, _selection(select, exclude), output))
+
+
+@cli.command()
+@click.argument("plan", type=folder)
+@click.argument("vm")
+@click.argument("path")
+@output
+def explain(plan: Path, vm: str, path: str, output: str) -> None:
+    """What became of a leaf of the source, or where a field of the target comes from, and why."""
+    from migrate import explaining
+
+    found = explaining.explain(plan, vm, path)
+    if output == "json":
+        _json(found)
+    else:
+        _say(explaining.text(found))
+
+
+@cli.command()
+@click.argument("id", required=False)
+@rules_folder
+@output
+def rules(id: str | None, rules: tuple[Path, ...], output: str) -> None:
+    """The list of the rules, or one rule's page."""
+    from migrate import explaining
+    from migrate.mapping.rules import load
+
+    known = load(*rules)
+    if id is None:
+        rows = [{"id": rule.id, "file": rule.file, "owns": list(rule.patterns), "form": rule.form} for rule in known.rules.values()]
+        if output == "json":
+            _json(rows)
+        else:
+            _say("\n".join(f"{row['id']:<32} {', '.join(row['owns'])[:90]}" for row in rows))
+    elif output == "json":
+        _json(explaining.rule(known, id))
+    else:
+        _say(explaining.page(known, id))
+
+
+@cli.command()
+@click.argument("source")
+@click.argument("urls", nargs=-1)
+@click.option("-d", "--dir", "dir_", type=folder, default=Path("migration"), show_default=True, help="Inventory and plan go here.")
+@directory
+@site_file
+@rules_folder
+@kubevirt
+@feature_gates
+@selection
+@output
+def run(source: str, urls: tuple[str, ...], dir_: Path, directory: Path, select: Any, exclude: Any, output: str, **options: Any) -> None:
+    """The one-shot: collect, plan, apply and verify. Stops before the copy at blockers; run again to resume."""
+    from migrate import pipeline
+    from migrate.mapping.rules import load
+    from migrate.reporting import JOURNAL
+
+    chosen = _selection(select, exclude)
+    inventory, planned = dir_ / "inventory", dir_ / "plan"
+    if not (planned / JOURNAL).exists():
+        pipeline.collect(source, urls, chosen, load(*options["rules"]), inventory)
+        summary = _plan((inventory,), planned, select=select, exclude=exclude, **options)
+        _show(summary, planned, "text" if output == "text" else "none")
+        if summary.internal:
+            sys.exit(BUG)
+        if summary.reaches("blocker"):
+            raise Stopped(f"nothing was copied; read {planned}/report.json, mend the blockers and run again")
+    status = _apply(planned, directory, chosen, output)
+    sys.exit(status or _verify(planned, directory, chosen, "text" if output == "text" else "none"))
+
+
+class Stopped(Exception):
+    """Blockers stand before the copy. The command ends with exit code 1."""
+
+
+def _selection(select: Iterable[str], exclude: Iterable[str]) -> Selection:
+    from migrate.selection import Selection
+
+    return Selection.parse(select, exclude)
+
+
+def _plan(paths: tuple[Path, ...], dir_: Path, site: Path | None, rules: tuple[Path, ...], kubevirt: str, feature_gates: str, select: Any, exclude: Any) -> Summary:
+    from migrate import pipeline, reporting
+    from migrate import site as sites
+    from migrate.mapping import rules as all_rules
+    from migrate.target import vocabulary
+
+    target = vocabulary.target(kubevirt, feature_gates)
+    chosen = sites.load(site) if site else sites.Site()
+    known = all_rules.load(*rules)
+    inventory = pipeline.opened(paths, _selection(select, exclude))
+    with _progress("planning", len(inventory.vms)) as step:
+        items = (step(item) for item in pipeline.plan(inventory, known, target, chosen))
+        return reporting.write_plan(dir_, items, target)
+
+
+def _show(summary: Summary, dir_: Path, output: str) -> None:
+    from migrate import reporting
+
+    if output == "json":
+        click.echo((dir_ / "report.json").read_text(encoding="utf-8"), nl=False)
+    elif output == "text":
+        from rich.console import Console
+
+        console = Console(soft_wrap=False)
+        if summary.rows or summary.skipped:
+            console.print(reporting.table(summary))
+        shown = min(reporting.ROWS_SHOWN, len(summary.rows) + len(summary.skipped))
+        more = len(summary.rows) + len(summary.skipped) - shown
+        _say((f"... and {more} more\n" if more else "") + reporting.totals(summary) + f"; the whole report is {dir_}/report.json")
+    for item in summary.skipped:
+        _note(f"skipped {item.name}: {item.reason}")
+    for name in summary.internal:
+        _note(f"{name}: a rule failed, which is our bug; finding `internal` in report.json says which, report it with the XML")
+
+
+def _listed(vm: VM) -> dict[str, Any]:
+    row = _fields(vm)
+    del row["xml"]
+    return row
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(record)
+
+
+def _print_list(vms: list[VM]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from migrate.mapping.paths import printable
+    from migrate.target.quantity import human
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("NAME", "UUID", "STATE"):
+        table.add_column(name, overflow="fold")
+    for name in ("DISKS", "SIZE", "ALLOCATED"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for vm in vms:
+        sizes = [disk.capacity for disk in vm.disks if disk.capacity is not None]
+        used = [disk.allocation for disk in vm.disks if disk.allocation is not None]
+        state = vm.state + (", managed save" if vm.managed_save else "") + (f", {len(vm.snapshots)} snapshots" if vm.snapshots else "")
+        numbers = (str(len(vm.disks) or ""), human(sum(sizes)) if sizes else "?", human(sum(used)) if used else "?")
+        table.add_row(Text(printable(vm.name)), vm.uuid, state, *numbers)
+    Console().print(table)
+
+
+def _json(data: Any) -> None:
+    click.echo(json.dumps(data, indent=1, ensure_ascii=False))
+
+
+def _say(text: str) -> None:
+    """Prints lines that hold text from outside: no control character reaches the terminal."""
+    from migrate.mapping.paths import printable
+
+    click.echo("\n".join(printable(line, 10_000) for line in text.split("\n")))
+
+
+def _note(text: str) -> None:
+    from migrate.mapping.paths import printable
+
+    click.echo(printable(text, 2000), err=True)
+
+
+def main() -> None:
+    """Runs the command and turns its end into an exit code."""
+    sys.exit(_status())
+
+
+def _status() -> int:
+    try:
+        return cli.main(standalone_mode=False) or 0
+    except click.exceptions.Abort:
+        _note("interrupted")
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return REFUSED
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except KeyboardInterrupt:
+        _note("interrupted; nothing half-done looks done, run the same command again to go on")
+        return INTERRUPTED
+    except (Stopped, Refused, Unfinished, Mismatch) as end:
+        codes = {Stopped: FINDINGS, Refused: REFUSED, Unfinished: UNFINISHED, Mismatch: MISMATCH}
+        _note(f"kubevirt-migrate: {end}")
+        return codes[type(end)]
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        _note(f"kubevirt-migrate: this is our bug, report it with the lines above: {type(error).__name__}: {error}")
+        return BUG

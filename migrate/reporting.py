@@ -1,0 +1,289 @@
+"""What a person or a pipeline reads of a plan: the files of the plan folder, and the summary on the terminal.
+
+Every view is of the ledger: nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from migrate.model import SEVERITIES, Entry, Finding, Refused, Skipped, Translation
+from migrate.target import manifests
+from migrate.target.quantity import human
+from migrate.target.vocabulary import Target
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SCHEMA = 1
+JOURNAL = "journal.jsonl"
+BLOCKED = (
+    "# Blocked: {count} finding(s) stand against this VM, see report.json. It is left out of kustomization.yaml.\n"
+)
+_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def coverage(entries: Iterable[Entry]) -> dict[str, int]:
+    """How many leaves of the source have each fate. Implied leaves do not count; `unknown` is a part of `flag`."""
+    fates: Counter[str] = Counter()
+    for entry in entries:
+        if not entry.implied:
+            fates[entry.fate] += 1
+            fates["unknown"] += entry.rule == "unknown"
+    words = {word: fates[word] for word in ("write", "default", "flag", "ignore")}
+    return {"leaves": sum(words.values()), **words, "unknown": fates["unknown"]}
+
+
+def ledger_line(entry: Entry) -> str:
+    """One line of ledger.jsonl."""
+    line: dict[str, Any] = {
+        "path": entry.path,
+        "value": entry.value,
+        "rule": entry.rule,
+        "fate": entry.fate,
+        "writes": entry.writes,
+        "because": entry.because,
+        "findings": [
+            {"id": item.id, "key": item.key, "severity": item.severity, "because": item.because, "remedy": item.remedy}
+            for item in entry.findings
+        ],
+    }
+    if entry.implied:
+        line["implied"] = True
+    return _compact(line)
+
+
+def report_row(translation: Translation) -> dict[str, Any]:
+    """A VM of report.json."""
+    vm = translation.vm
+    return {
+        "name": vm.name,
+        "source": vm.source,
+        "id": vm.id,
+        "uuid": vm.uuid,
+        "folder": vm.folder,
+        "state": vm.state,
+        "managedSave": vm.managed_save,
+        "snapshots": vm.snapshots,
+        "checkpoints": vm.checkpoints,
+        "verdict": translation.verdict,
+        "manifest": f"{vm.folder}/vm.yaml",
+        "findings": [_finding(finding) for finding in translation.all_findings()],
+        "coverage": coverage(translation.entries),
+        "gains": [{"path": gain.path, "value": gain.value, "because": gain.because} for gain in translation.gains],
+        "disks": [
+            {
+                "name": disk.name,
+                "path": disk.path,
+                "bytes": disk.bytes,
+                "allocated": disk.allocated,
+                "claim": f"{disk.namespace}/{disk.claim}",
+            }
+            for disk in translation.disks
+        ],
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {name: getattr(finding, name) for name in Finding.__slots__}
+
+
+def plan_row(translation: Translation) -> dict[str, Any]:
+    """A VM of plan.json: what `apply` needs to copy its disks."""
+    vm = translation.vm
+    return {
+        "name": vm.name,
+        "folder": vm.folder,
+        "id": vm.id,
+        "uuid": vm.uuid,
+        "kind": vm.kind,
+        "source": vm.source,
+        "url": vm.url,
+        "host": vm.host,
+        "state": vm.state,
+        "transient": vm.transient,
+        "managed_save": vm.managed_save,
+        "verdict": translation.verdict,
+        "disks": [asdict(disk) for disk in translation.disks],
+    }
+
+
+@dataclass(slots=True)
+class Summary:
+    """The counts of a whole plan, and the rows that a terminal shows."""
+
+    verdicts: Counter[str] = field(default_factory=Counter)
+    findings: Counter[str] = field(default_factory=Counter)
+    disks: int = 0
+    bytes: int = 0
+    internal: list[str] = field(default_factory=list)
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def add(self, item: Translation | Skipped) -> None:
+        """Counts one more VM."""
+        if isinstance(item, Skipped):
+            self.verdicts["skipped"] += 1
+            self.skipped.append(item)
+            return
+        counts = Counter(finding.severity for finding in item.all_findings())
+        size = sum(disk.bytes or 0 for disk in item.disks)
+        self.verdicts[item.verdict] += 1
+        self.findings.update(counts)
+        self.disks += len(item.disks)
+        self.bytes += size
+        if item.internal:
+            self.internal.append(item.vm.folder)
+        covered = coverage(item.entries)
+        numbers = [str(counts[severity] or "") for severity in reversed(SEVERITIES)]
+        unsized = any(disk.bytes is None for disk in item.disks)
+        shown = (
+            ""
+            if not item.disks
+            else human(None if unsized and not size else size) + (" + ?" if unsized and size else "")
+        )
+        self.rows.append(
+            (item.vm.folder, item.verdict, *numbers, str(len(item.disks) or ""), shown, str(covered["leaves"]))
+        )
+
+    def document(self) -> dict[str, Any]:
+        """`summary` of report.json."""
+        return {
+            "vms": sum(self.verdicts.values()),
+            **{verdict: self.verdicts[verdict] for verdict in ("ready", "changed", "blocked", "skipped")},
+            "findings": {severity: self.findings[severity] for severity in SEVERITIES},
+            "disks": self.disks,
+            "bytes": self.bytes,
+        }
+
+    def reaches(self, threshold: str) -> bool:
+        """Whether a finding of this severity or above stands; a skipped VM counts as a blocker."""
+        if threshold == "never":
+            return False
+        above = SEVERITIES[SEVERITIES.index(threshold) :]  # type: ignore[arg-type]
+        return bool(self.verdicts["skipped"]) or any(self.findings[severity] for severity in above)
+
+
+def write_plan(folder: Path, items: Iterable[Translation | Skipped], target: Target) -> Summary:
+    """Writes the plan folder under another name and renames it once. An older plan that was never applied is replaced.
+
+    Raises Refused where the folder is something else, or holds a journal.
+    """
+    _may_replace(folder)
+    summary = Summary()
+    try:
+        with _renamed(folder) as partial:
+            resources: list[str] = []
+            with (
+                open(partial / ".vms", "w", encoding="utf-8") as vms,
+                open(partial / ".plan", "w", encoding="utf-8") as plan,
+            ):
+                for item in items:
+                    summary.add(item)
+                    if isinstance(item, Translation):
+                        resources += _write_vm(partial, item)
+                        vms.write(_compact(report_row(item)) + "\n")
+                        plan.write(_compact(plan_row(item)) + "\n")
+            (partial / "kustomization.yaml").write_text(manifests.kustomization(resources))
+            _write_documents(partial, summary, target)
+    except OSError as error:
+        raise Refused(f"{folder}: {error.strerror}; give a folder that can be written with -d") from None
+    return summary
+
+
+def _may_replace(folder: Path) -> None:
+    if (folder / JOURNAL).exists():
+        raise Refused(f"{folder}: `apply` has begun on this plan; finish it, or plan into another folder with -d")
+    if folder.exists() and not (folder / "plan.json").exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Refused(f"{folder}: is there and is no plan; give a new folder with -d")
+
+
+def _write_vm(folder: Path, translation: Translation) -> list[str]:
+    """Writes a VM's files and returns those that `kubectl apply -k` takes."""
+    name = translation.vm.folder
+    place = folder / name
+    place.mkdir()
+    verdict = translation.verdict
+    blockers = sum(finding.severity == "blocker" for finding in translation.all_findings())
+    heading = BLOCKED.format(count=blockers) if verdict == "blocked" else ""
+    (place / "vm.yaml").write_text(heading + manifests.dump([translation.manifest]), encoding="utf-8")
+    if translation.claims:
+        (place / "claims.yaml").write_text(heading + manifests.dump(translation.claims), encoding="utf-8")
+    lines = "".join(ledger_line(entry) + "\n" for entry in translation.entries)
+    (place / "ledger.jsonl").write_text(lines, encoding="utf-8")
+    files = [f"{name}/claims.yaml"] if translation.claims else []
+    return [] if verdict == "blocked" else [*files, f"{name}/vm.yaml"]
+
+
+def _write_documents(folder: Path, summary: Summary, target: Target) -> None:
+    """report.json and plan.json from the rows that were spooled, so that no plan is too large for the memory."""
+    head = {"schema": SCHEMA, "target": {"kubevirt": target.kubevirt, "featureGates": sorted(target.gates)}}
+    skipped = [asdict(item) for item in summary.skipped]
+    tail = {"skipped": skipped}
+    for name, spool, middle, end in (
+        ("report.json", "vms", {"summary": summary.document()}, tail),
+        ("plan.json", "plan", {}, {}),
+    ):
+        with open(folder / name, "w", encoding="utf-8") as file:
+            file.write(_compact({**head, **middle})[:-1] + ',"vms":[')
+            with open(folder / f".{spool}", encoding="utf-8") as rows:
+                for index, row in enumerate(rows):
+                    file.write((",\n" if index else "\n") + row.rstrip("\n"))
+            file.write("\n]" + ("," + _compact(end)[1:] if end else "}") + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        (folder / f".{spool}").unlink()
+
+
+@contextmanager
+def _renamed(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` that takes its place when all went well, and is gone otherwise."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial, old = folder.parent / f".{folder.name}.partial", folder.parent / f".{folder.name}.old"
+    for left in (partial, old):
+        shutil.rmtree(left, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+ROWS_SHOWN = 60
+COLORS = {"ready": "green", "changed": "yellow", "blocked": "red", "skipped": "magenta"}
+
+
+def table(summary: Summary) -> Table:
+    """The summary as a table for a terminal: a row a VM, the first ones where there are very many."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("VM", "VERDICT"):
+        shown.add_column(name, overflow="fold")
+    for name in ("BLOCKERS", "WARNINGS", "NOTES", "DISKS", "SIZE", "LEAVES"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for name, verdict, *numbers in summary.rows[:ROWS_SHOWN]:
+        shown.add_row(name, Text(verdict, style=COLORS[verdict]), *numbers)
+    for item in summary.skipped[: max(0, ROWS_SHOWN - len(summary.rows))]:
+        shown.add_row(Text(item.name), Text("skipped", style=COLORS["skipped"]), Text(""))
+    return shown
+
+
+def totals(summary: Summary) -> str:
+    """One line: how many VMs have which verdict."""
+    parts = [f"{summary.verdicts[word]} {word}" for word in COLORS if summary.verdicts[word]]
+    count = sum(summary.verdicts.values())
+    return f"{count} VM{'' if count == 1 else 's'}: " + (", ".join(parts) or "nothing to do")
