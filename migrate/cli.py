@@ -27,11 +27,21 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 folder = click.Path(path_type=Path)
 output = click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="Output format.")
 directory = click.option(
-    "--directory", type=folder, required=True, metavar="OUT", help="The embedded target: claims become OUT/NAMESPACE/CLAIM/disk.img."
+    "--directory",
+    type=folder,
+    required=True,
+    metavar="OUT",
+    help="The embedded target: claims become OUT/NAMESPACE/CLAIM/disk.img.",
 )
-site_file = click.option("--site", type=folder, metavar="FILE", help="The site file: namespace, storage, networks, devices.")
-rules_folder = click.option("--rules", type=folder, multiple=True, metavar="DIR", help="A folder with further rule files.")
-kubevirt = click.option("--kubevirt", default="1.9", show_default=True, metavar="VERSION", help="The KubeVirt to plan for.")
+site_file = click.option(
+    "--site", type=folder, metavar="FILE", help="The site file: namespace, storage, networks, devices."
+)
+rules_folder = click.option(
+    "--rules", type=folder, multiple=True, metavar="DIR", help="A folder with further rule files."
+)
+kubevirt = click.option(
+    "--kubevirt", default="1.9", show_default=True, metavar="VERSION", help="The KubeVirt to plan for."
+)
 feature_gates = click.option("--feature-gates", default="", metavar="+A,-B", help="Feature gates switched on and off.")
 fail_on = click.option(
     "--fail-on",
@@ -44,8 +54,12 @@ fail_on = click.option(
 
 def selection(command: Command) -> Command:
     """The options `--select` and `--exclude`, the same everywhere."""
-    command = click.option("--exclude", multiple=True, metavar="WHAT", help="Leave out: a name glob, a uuid, state=STATE.")(command)
-    return click.option("--select", multiple=True, metavar="WHAT", help="Take only: a name glob, a uuid, state=STATE.")(command)
+    command = click.option(
+        "--exclude", multiple=True, metavar="WHAT", help="Leave out: a name glob, a uuid, state=STATE."
+    )(command)
+    return click.option("--select", multiple=True, metavar="WHAT", help="Take only: a name glob, a uuid, state=STATE.")(
+        command
+    )
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -83,7 +97,9 @@ def list_(source: str, urls: tuple[str, ...], select: Any, exclude: Any, output:
 @cli.command()
 @click.argument("source")
 @click.argument("urls", nargs=-1)
-@click.option("-d", "--dir", "dir_", type=folder, required=True, metavar="DIR", help="The inventory folder; a second source adds.")
+@click.option(
+    "-d", "--dir", "dir_", type=folder, required=True, metavar="DIR", help="The inventory folder; a second source adds."
+)
 @selection
 @output
 def collect(source: str, urls: tuple[str, ...], dir_: Path, select: Any, exclude: Any, output: str) -> None:
@@ -95,7 +111,9 @@ def collect(source: str, urls: tuple[str, ...], dir_: Path, select: Any, exclude
     if output == "json":
         _json({"vms": [_listed(vm) for vm in inventory.vms], "skipped": [_fields(item) for item in inventory.skipped]})
     else:
-        _say(f"{len(inventory.vms)} VMs in {dir_}" + (f", {len(inventory.skipped)} skipped" if inventory.skipped else ""))
+        _say(
+            f"{len(inventory.vms)} VMs in {dir_}" + (f", {len(inventory.skipped)} skipped" if inventory.skipped else "")
+        )
     for item in inventory.skipped:
         _note(f"skipped {item.name}: {item.reason}")
 
@@ -164,7 +182,10 @@ def rules(id: str | None, rules: tuple[Path, ...], output: str) -> None:
 
     known = load(*rules)
     if id is None:
-        rows = [{"id": rule.id, "file": rule.file, "owns": list(rule.patterns), "form": rule.form} for rule in known.rules.values()]
+        rows = [
+            {"id": rule.id, "file": rule.file, "owns": list(rule.patterns), "form": rule.form}
+            for rule in known.rules.values()
+        ]
         if output == "json":
             _json(rows)
         else:
@@ -178,7 +199,9 @@ def rules(id: str | None, rules: tuple[Path, ...], output: str) -> None:
 @cli.command()
 @click.argument("source")
 @click.argument("urls", nargs=-1)
-@click.option("-d", "--dir", "dir_", type=folder, default=Path("migration"), show_default=True, help="Inventory and plan go here.")
+@click.option(
+    "-d", "--dir", "dir_", type=folder, default=Path("migration"), show_default=True, help="Inventory and plan go here."
+)
 @directory
 @site_file
 @rules_folder
@@ -186,7 +209,16 @@ def rules(id: str | None, rules: tuple[Path, ...], output: str) -> None:
 @feature_gates
 @selection
 @output
-def run(source: str, urls: tuple[str, ...], dir_: Path, directory: Path, select: Any, exclude: Any, output: str, **options: Any) -> None:
+def run(
+    source: str,
+    urls: tuple[str, ...],
+    dir_: Path,
+    directory: Path,
+    select: Any,
+    exclude: Any,
+    output: str,
+    **options: Any,
+) -> None:
     """The one-shot: collect, plan, apply and verify. Stops before the copy at blockers; run again to resume."""
     from migrate import pipeline
     from migrate.mapping.rules import load
@@ -216,7 +248,16 @@ def _selection(select: Iterable[str], exclude: Iterable[str]) -> Selection:
     return Selection.parse(select, exclude)
 
 
-def _plan(paths: tuple[Path, ...], dir_: Path, site: Path | None, rules: tuple[Path, ...], kubevirt: str, feature_gates: str, select: Any, exclude: Any) -> Summary:
+def _plan(
+    paths: tuple[Path, ...],
+    dir_: Path,
+    site: Path | None,
+    rules: tuple[Path, ...],
+    kubevirt: str,
+    feature_gates: str,
+    select: Any,
+    exclude: Any,
+) -> Summary:
     from migrate import pipeline, reporting
     from migrate import site as sites
     from migrate.mapping import rules as all_rules
@@ -244,11 +285,17 @@ def _show(summary: Summary, dir_: Path, output: str) -> None:
             console.print(reporting.table(summary))
         shown = min(reporting.ROWS_SHOWN, len(summary.rows) + len(summary.skipped))
         more = len(summary.rows) + len(summary.skipped) - shown
-        _say((f"... and {more} more\n" if more else "") + reporting.totals(summary) + f"; the whole report is {dir_}/report.json")
+        _say(
+            (f"... and {more} more\n" if more else "")
+            + reporting.totals(summary)
+            + f"; the whole report is {dir_}/report.json"
+        )
     for item in summary.skipped:
         _note(f"skipped {item.name}: {item.reason}")
     for name in summary.internal:
-        _note(f"{name}: a rule failed, which is our bug; finding `internal` in report.json says which, report it with the XML")
+        _note(
+            f"{name}: a rule failed, which is our bug; finding `internal` in report.json says which, report it with the XML"
+        )
 
 
 def _listed(vm: VM) -> dict[str, Any]:
@@ -279,7 +326,11 @@ def _print_list(vms: list[VM]) -> None:
     for vm in vms:
         sizes = [disk.capacity for disk in vm.disks if disk.capacity is not None]
         used = [disk.allocation for disk in vm.disks if disk.allocation is not None]
-        state = vm.state + (", managed save" if vm.managed_save else "") + (f", {len(vm.snapshots)} snapshots" if vm.snapshots else "")
+        state = (
+            vm.state
+            + (", managed save" if vm.managed_save else "")
+            + (f", {len(vm.snapshots)} snapshots" if vm.snapshots else "")
+        )
         numbers = (str(len(vm.disks) or ""), human(sum(sizes)) if sizes else "?", human(sum(used)) if used else "?")
         table.add_row(Text(printable(vm.name)), vm.uuid, state, *numbers)
     Console().print(table)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from migrate import inventory as inventories
 from migrate import sources
@@ -19,14 +19,12 @@ from migrate.mapping.signs import Context
 from migrate.model import (
     VM,
     Disk,
-    Evidence,
     Finding,
     PlannedDisk,
     Refused,
     Severity,
     Skipped,
     Translation,
-    Unfinished,
     short_hash,
 )
 from migrate.selection import Selection
@@ -36,8 +34,7 @@ from migrate.target.quantity import to_bytes
 from migrate.target.vocabulary import Target, strict
 
 if TYPE_CHECKING:
-    from migrate.journal import Journal
-    from migrate.transfer.file import DirectoryTarget
+    pass
 
 CLAIM = re.compile(r"volumes\[([^\]]*)\]\.persistentVolumeClaim\.claimName")
 DISK = re.compile(r"devices\.disk\[(\d+)\]")
@@ -52,6 +49,22 @@ def collect(kind: str, urls: Sequence[str], select: Selection, rules: Rules, fol
     found = sources.collect(kind, urls, select)
     skipped: list[Skipped] = []
     return inventories.write(folder, _redacted(found, rules, skipped), skipped)
+
+
+def opened(paths: Sequence[Path], select: Selection) -> Inventory:
+    """The VMs that a plan is made of: an inventory folder, or XML files and folders of them, cut to the selection.
+
+    Raises Refused where nothing can be read.
+    """
+    if len(paths) == 1 and inventories.holds(paths[0]):
+        inventory = inventories.read(paths[0])
+        inventory.vms = [vm for vm in inventory.vms if select.wants(vm)]
+        return inventory
+    inside = next((path for path in paths if inventories.holds(path)), None)
+    if inside is not None:
+        raise Refused(f"{inside}: an inventory is planned alone; collect the others into it")
+    files = sources.source("files")
+    return inventories.direct(sources.collect("files", [str(path) for path in paths], select), files.xml)
 
 
 def _redacted(found: Iterator[VM | Skipped], rules: Rules, skipped: list[Skipped]) -> Iterator[VM]:
@@ -153,7 +166,7 @@ UNFIT_REMEDY = "Do what the reason says, collect again and plan again."
 
 
 def plan(inventory: Inventory, rules: Rules, target: Target, site: Site) -> Iterator[Translation | Skipped]:
-    """Every VM of an inventory, translated one at a time, in the order of their folders. The dry run is not applying."""
+    """Every VM of an inventory, translated one at a time, in the order of their folders, then those not readable."""
     twins: dict[str, list[VM]] = defaultdict(list)
     for vm in inventory.vms:
         twins[vm.uuid].append(vm)

@@ -1,0 +1,90 @@
+"""Leaves and their paths, and what is refused before it can do harm."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from migrate.mapping.paths import MAX_BYTES, parse, read
+from migrate.model import Refused
+
+REPEATS = frozenset({"devices.disk", "os.boot"})
+
+
+def leaves(xml: str) -> dict[str, str]:
+    return {leaf.path: leaf.value for leaf in read(parse(xml.encode(), "x"), REPEATS).leaves}
+
+
+def test_attributes_texts_and_bare_elements_are_leaves() -> None:
+    xml = "<domain type='kvm'><memory unit='KiB'> 8 </memory><features><acpi/></features><!-- no --></domain>"
+    assert leaves(xml) == {"type": "kvm", "memory.unit": "KiB", "memory": "8", "features.acpi": ""}
+
+
+def test_a_repeatable_element_has_an_index_also_when_single() -> None:
+    found = leaves("<domain><devices><disk type='file'/></devices><x/><x a='1'/></domain>")
+    assert found == {"devices.disk[0].type": "file", "x[0]": "", "x[1].a": "1"}
+
+
+def test_known_namespaces_have_fixed_prefixes_whatever_the_document_calls_them() -> None:
+    uri = "http://libvirt.org/schemas/domain/qemu/1.0"
+    xml = f"<domain xmlns:evil='{uri}'><evil:commandline><evil:arg value='-s'/></evil:commandline></domain>"
+    assert leaves(xml) == {"qemu:commandline.qemu:arg.value": "-s"}
+
+
+def test_an_unknown_namespace_is_one_leaf() -> None:
+    found = leaves("<domain><metadata><a:b xmlns:a='urn:x'><a:c>1</a:c><a:d e='2'/></a:b></metadata></domain>")
+    assert list(found) == ["metadata.other:b"]
+    assert "<a:c>1</a:c>" in found["metadata.other:b"]
+
+
+def test_text_around_children_is_not_lost() -> None:
+    assert leaves("<domain><a>x<b/>y</a></domain>") == {"a.b": "", "a": "xy"}
+
+
+LAUGHS = (
+    "<!DOCTYPE domain [<!ENTITY a 'ha'>"
+    + "".join(f"<!ENTITY a{n} '{f'&a{n - 1 if n else str()};' * 10}'>" for n in range(9))
+    + "]><domain><name>&a8;</name></domain>"
+)
+
+
+@pytest.mark.parametrize(
+    ("xml", "says"),
+    [
+        (b"", "not well-formed"),
+        (b"<domain>", "not well-formed"),
+        (b"hello", "not well-formed"),
+        (b"<pool/>", "not <domain>"),
+        (b"<domstatus><domain/></domstatus>", "not <domain>"),
+        (b"<!DOCTYPE domain><domain/>", "document type"),
+        (b"<!DOCTYPE domain SYSTEM 'file:///etc/passwd'><domain/>", "document type"),
+        (b"<!DOCTYPE d [<!ENTITY x SYSTEM 'file:///etc/passwd'>]><domain><name>&x;</name></domain>", "document type"),
+        (LAUGHS.encode(), ""),
+        (b"<domain>" + b"<a>" * 100_000 + b"</a>" * 100_000 + b"</domain>", "not well-formed"),
+        (b"<domain>" + b"<a/>" * 400_000 + b"</domain>", "more markup"),
+        (b"<domain>" + b" " * MAX_BYTES + b"</domain>", "larger than 16 MB"),
+        (b"\x00\x01\x02", "not well-formed"),
+        ("<domain/>".encode("utf-16")[:-3], "not well-formed"),
+    ],
+    ids=range(14),
+)
+def test_bad_input_is_refused_in_one_line_and_little_memory(xml: bytes, says: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(Refused) as refusal:
+        parse(xml, "bad.xml")
+    assert says in str(refusal.value)
+    assert str(refusal.value).startswith("bad.xml: ")
+    assert "\n" not in str(refusal.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_refused_or_read(data: bytes) -> None:
+    for document in (data, b"<domain>" + data + b"</domain>"):
+        try:
+            read(parse(document, "x"), REPEATS)
+        except Refused as refusal:
+            assert "\n" not in str(refusal)
