@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -296,6 +297,25 @@ def _show(summary: Summary, dir_: Path, output: str) -> None:
         _note(
             f"{name}: a rule failed, which is our bug; finding `internal` in report.json says which, report it with the XML"
         )
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[Any], Any]]:
+    """A bar on stderr that a person sees; each item passed through moves it on. None where stderr is no terminal."""
+    if not sys.stderr.isatty() or total < 50:
+        yield lambda item: item
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(what, total=total)
+
+        def step(item: Any) -> Any:
+            bars.advance(task)
+            return item
+
+        yield step
 
 
 def _listed(vm: VM) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from migrate.mapping.paths import Document, Leaf, Node, redact
-from migrate.mapping.rules import UNKNOWN, Row, Rule, Rules
+from migrate.mapping.rules import UNKNOWN, GainRule, Row, Rule, Rules
 from migrate.mapping.signs import Context, Sign, View
 from migrate.model import REDACTED, Entry, Finding, Gain, short_hash
 from migrate.target.vocabulary import Target, cast, missing
@@ -354,29 +354,33 @@ class _Run:
         device = self.document.text(f"{node.path}.{rule.identity}") if rule.identity else ""
         return View(node, self._key(rule, node), device, leaves, self.document, rule.allowed)
 
-    def _break(self, rule: Rule, node: Node, leaves: Iterable[Leaf], error: Exception) -> None:
+    def _broken(self, name: str, pattern: str, error: Exception) -> Finding:
+        """The finding `internal`: a rule of ours broke a law here."""
         self.ledger.internal = True
-        because = f"The rule {rule.id} failed here: {type(error).__name__}: {error}"
         finding = Finding(
             id="internal",
-            key=short_hash(self.context.vm.id, "internal", rule.id, node.pattern),
-            rule=rule.id,
+            key=short_hash(self.context.vm.id, "internal", name, pattern),
+            rule=name,
             severity="blocker",
             path=None,
             value=None,
             target=None,
-            because=because,
+            because=f"The rule {name} failed here: {type(error).__name__}: {error}",
             remedy=INTERNAL_REMEDY,
         )
+        self.ledger.findings.append(finding)
+        return finding
+
+    def _break(self, rule: Rule, node: Node, leaves: Iterable[Leaf], error: Exception) -> None:
+        finding = self._broken(rule.id, node.pattern, error)
         for leaf in leaves:
             entry = self.entries[id(leaf)]
             entry.writes, entry.findings = {}, []
-            entry.fate, entry.because = "flag", because
+            entry.fate, entry.because = "flag", finding.because
             if finding.path is None:
                 finding.path, finding.value = entry.path, entry.value
                 entry.findings = [finding]
-        if finding.path is None:
-            self.ledger.findings.append(finding)
+                self.ledger.findings.remove(finding)
 
     def _gains(self) -> None:
         """What KubeVirt adds: said, and written where the manifest needs it."""
@@ -387,7 +391,7 @@ class _Run:
                 continue
             value: Any = gain.value
             if gain.function:
-                value = gain.function(self.context, self.ledger.writes)
+                value = self._gained(gain)
                 if value is None:
                     continue
             elif gain.write:
@@ -397,6 +401,14 @@ class _Run:
                     continue
                 self.ledger.writes[gain.path] = Write(gain.path, value, gain.id, 0)
             self.ledger.gains.append(Gain(gain.path, value, gain.because))
+
+    def _gained(self, gain: GainRule) -> Any:
+        assert gain.function
+        try:
+            return gain.function(self.context, self.ledger.writes)
+        except Exception as error:
+            self._broken(gain.id, "", error)
+            return None
 
 
 UNSUPPORTED = "The chosen KubeVirt has no place for this, so the guest goes without it"
