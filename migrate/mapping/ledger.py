@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -78,15 +78,13 @@ def _fits(document: Document, path: str, globs: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(value, glob) if glob else path not in document.by_path for glob in globs)
 
 
-def secret_leaves(document: Document, rules: Rules) -> list[Leaf]:
-    """The leaves whose owner says `secret`."""
-    return [leaf for leaf in document.leaves if _owner(leaf, document, rules, {})[0].secret]
-
-
 def redact_secrets(document: Document, rules: Rules) -> None:
     """Puts `(redacted)` in place of every secret in the tree that the document was read from."""
-    for leaf in secret_leaves(document, rules):
-        redact(leaf)
+    imply(document, rules)
+    holds: dict[Any, bool] = {}
+    for leaf in document.leaves:
+        if not leaf.implied and _owner(leaf, document, rules, holds)[0].secret:
+            redact(leaf)
 
 
 def run(document: Document, rules: Rules, context: Context) -> Ledger:
@@ -328,11 +326,15 @@ class _Run:
             return f"{pattern}={entry.value}"
         identity = self.document.text(f"{node.path}.{rule.identity}") if rule.identity else ""
         if not identity:
-            prefix = node.path + "."
-            identity = "\n".join(
-                sorted(f"{leaf.pattern}={leaf.value}" for leaf in self.document.leaves if leaf.path.startswith(prefix))
-            )
+            identity = "\n".join(sorted(self._said(node)))
         return f"{pattern}@{identity}"
+
+    def _said(self, node: Node) -> Iterator[str]:
+        """What an element says, less its secrets: a hash of a weak one would give it away."""
+        prefix = node.path + "."
+        for leaf in self.document.leaves:
+            if leaf.path.startswith(prefix) and not _owner(leaf, self.document, self.rules, self.holds)[0].secret:
+                yield f"{leaf.pattern}={leaf.value}"
 
     def _full(self, rule: Rule, node: Node, path: str) -> str:
         before, after = _template(self.context.target, path)
