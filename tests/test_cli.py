@@ -1,0 +1,285 @@
+"""The command line on domain XML files: exit codes, bad input, secrets, and the files of a plan."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from migrate import inventory, pipeline, reporting
+from migrate.data import data_path
+from migrate.mapping import rules as all_rules
+from migrate.selection import Selection
+from migrate.site import Site
+from migrate.target.vocabulary import strict, target
+
+UUID = "8f2a6a3e-6a0a-4c4b-9d1e-2f2a6c1b7d1{}"
+DOMAIN = """
+<domain type='kvm'{ns}>
+  <name>{name}</name><uuid>{uuid}</uuid><memory unit='GiB'>2</memory><currentMemory unit='GiB'>2</currentMemory>
+  <vcpu>2</vcpu><os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os><cpu mode='host-model'/>
+  <devices>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2'/><source file='/srv/{name}.qcow2'/><target dev='vda' bus='virtio'/>
+    </disk>
+    <interface type='user'><mac address='52:54:00:12:34:5{n}'/><model type='virtio'/></interface>
+    {devices}
+  </devices>
+  {more}
+</domain>
+"""
+
+
+def domain(name: str = "web", n: int = 0, devices: str = "", more: str = "", ns: str = "") -> str:
+    return DOMAIN.format(name=name, n=n, uuid=UUID.format(n), devices=devices, more=more, ns=ns)
+
+
+def cli(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "migrate", *map(str, args)]
+    environment = {**os.environ, "PYTHONPATH": str(data_path().resolve()), "COLUMNS": "160"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Path:
+    path = tmp_path / "web.xml"
+    path.write_text(domain())
+    return path
+
+
+def test_a_plan_of_a_file_has_all_its_parts(web: Path, tmp_path: Path) -> None:
+    done = cli("plan", web, "-d", tmp_path / "plan")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "plan/report.json").read_text())
+    jsonschema.validate(report, json.loads(data_path("reports", "report.schema.json").read_text()))
+    (vm,) = report["vms"]
+    manifest = yaml.safe_load((tmp_path / "plan" / vm["manifest"]).read_text())
+    assert not strict(manifest, target("1.9"))
+    assert manifest["spec"]["runStrategy"] == "Halted"
+    assert "dataVolumeTemplates" not in manifest["spec"]
+    assert manifest["spec"]["template"]["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] == "web-vda"
+    kustomization = yaml.safe_load((tmp_path / "plan/kustomization.yaml").read_text())
+    assert f"{vm['folder']}/vm.yaml" in kustomization["resources"]
+    assert "web" in done.stdout
+
+
+def test_coverage_adds_up_to_the_ledger(web: Path, tmp_path: Path) -> None:
+    cli("plan", web, "-d", tmp_path / "plan")
+    (vm,) = json.loads((tmp_path / "plan/report.json").read_text())["vms"]
+    lines = [json.loads(line) for line in (tmp_path / "plan/web/ledger.jsonl").read_text().splitlines()]
+    counted = [line for line in lines if not line.get("implied")]
+    cover = vm["coverage"]
+    assert cover["leaves"] == len(counted) == sum(cover[word] for word in ("write", "default", "flag", "ignore"))
+    assert cover["unknown"] == 0
+    assert len({line["path"] for line in lines}) == len(lines)
+
+
+def test_unknown_size_leaves_the_claim_out_and_is_a_warning(web: Path, tmp_path: Path) -> None:
+    cli("plan", web, "-d", tmp_path / "plan")
+    (vm,) = json.loads((tmp_path / "plan/report.json").read_text())["vms"]
+    assert vm["verdict"] == "changed"
+    assert vm["disks"] == [
+        {"name": "vda", "path": "/srv/web.qcow2", "bytes": None, "allocated": None, "claim": "default/web-vda"}
+    ]
+    assert not (tmp_path / "plan/web/claims.yaml").exists()
+
+
+@pytest.mark.parametrize(("threshold", "code"), [("never", 0), ("blocker", 0), ("warning", 1), ("note", 1)])
+def test_fail_on(threshold: str, code: int, web: Path, tmp_path: Path) -> None:
+    assert cli("plan", web, "-d", tmp_path / "plan", "--fail-on", threshold).returncode == code
+
+
+def test_a_skipped_file_in_a_folder_counts_as_a_blocker(web: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.xml").write_text("<domain>")
+    done = cli("plan", tmp_path, "-d", tmp_path / "plan")
+    assert done.returncode == 1
+    assert "bad.xml" in done.stderr
+    report = json.loads((tmp_path / "plan/report.json").read_text())
+    assert len(report["vms"]) == 1
+    assert len(report["skipped"]) == 1
+    assert cli("plan", tmp_path, "-d", tmp_path / "plan", "--fail-on", "never").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("<domain>", "not well-formed"), ("<!DOCTYPE x><domain/>", "document type"), ("<pool/>", "not <domain>")],
+)
+def test_one_bad_file_is_exit_2_one_line_and_nothing_written(content: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "x.xml").write_text(content)
+    done = cli("plan", tmp_path / "x.xml", "-d", tmp_path / "plan")
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "plan").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--kubevirt", "2.0"], "not known here"),
+        (["--feature-gates", "+Nonsense"], "nearest name"),
+        (["--site", "missing.yaml"], "--site"),
+        (["--select", "shape=round"], "cannot be selected by"),
+        (["--fail-on", "sometimes"], "sometimes"),
+    ],
+)
+def test_bad_use_is_exit_2(args: list[str], says: str, web: Path, tmp_path: Path) -> None:
+    done = cli("plan", web, "-d", tmp_path / "plan", *args)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert not (tmp_path / "plan").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("namespce: x", "did you mean namespace?"),
+        ("networks: {'network:default': {pod: masquerad}}", "masquerade"),
+        ("timezone: Mars/Olympus", "IANA"),
+        ("timezone: ../../etc/passwd", "IANA"),
+        ("namespace: '../x'", "no name that Kubernetes takes"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_a_site_file_is_strict(content: str, says: str, web: Path, tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(content)
+    done = cli("plan", web, "-d", tmp_path / "plan", "--site", tmp_path / "site.yaml")
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+SECRET = "hunter2-planted"
+QEMU = " xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'"
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        {"devices": f"<graphics type='vnc' passwd='{SECRET}'/>"},
+        {"devices": f"<graphics type='spice' passwd='{SECRET}'/>"},
+        {"ns": QEMU, "more": f"<qemu:commandline><qemu:arg value='{SECRET}'/></qemu:commandline>"},
+        {"ns": QEMU, "more": f"<qemu:commandline><qemu:env name='P' value='{SECRET}'/></qemu:commandline>"},
+        {"more": f"<metadata><x:data xmlns:x='urn:x'><x:password>{SECRET}</x:password></x:data></metadata>"},
+        {"more": f"<metadata><x:data xmlns:x='urn:x' key='{SECRET}'/></metadata>"},
+        {"more": f"<sysinfo type='fwcfg'><entry name='opt/com.coreos/config'>{SECRET}</entry></sysinfo>"},
+        {"more": f"<sysinfo type='smbios'><oemStrings><entry>ds=nocloud;s={SECRET}</entry></oemStrings></sysinfo>"},
+    ],
+)
+def test_a_planted_password_reaches_no_file_and_no_output(planted: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "source" / "web.xml"
+    path.parent.mkdir()
+    path.write_text(domain(**planted))
+    plan, stock = tmp_path / "out/plan", tmp_path / "out/inventory"
+    outputs = [
+        cli("collect", "files", path, "-d", stock),
+        cli("collect", "files", path, "-d", stock, "-o", "json"),
+        cli("plan", stock, "-d", plan, "--fail-on", "never"),
+        cli("plan", path, "-d", tmp_path / "out/direct", "--fail-on", "never", "-o", "json"),
+        cli("explain", plan, "web", "devices", "-o", "json"),
+        cli("list", "files", path, "-o", "json"),
+    ]
+    assert [done.returncode for done in outputs] == [0] * len(outputs), [done.stderr for done in outputs]
+    assert not [done.args for done in outputs if SECRET in done.stdout + done.stderr]
+    files = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+    assert not [file for file in files if SECRET.encode() in file.read_bytes()]
+    assert any(b"(redacted)" in file.read_bytes() for file in files if file.name == "ledger.jsonl")
+
+
+def test_two_vms_of_one_name_get_their_own_folders(tmp_path: Path) -> None:
+    for n in (0, 1):
+        (tmp_path / f"{n}.xml").write_text(domain("same", n))
+    cli("plan", tmp_path, "-d", tmp_path / "plan")
+    folders = sorted(vm["folder"] for vm in json.loads((tmp_path / "plan/report.json").read_text())["vms"])
+    assert len(set(folders)) == 2
+    assert all(folder.startswith("same-") and len(folder) == len("same-") + 6 for folder in folders)
+
+
+def test_one_uuid_in_two_files_is_a_warning_with_the_count(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.xml").write_text(domain(name))
+    cli("plan", tmp_path, "-d", tmp_path / "plan")
+    for vm in json.loads((tmp_path / "plan/report.json").read_text())["vms"]:
+        (found,) = (item for item in vm["findings"] if item["id"] == "identity/uuid-in-two-files")
+        assert found["severity"] == "warning"
+        assert "3 files" in found["because"]
+        assert found["path"] is None
+
+
+def test_a_plan_is_the_same_bytes_on_every_run(web: Path, tmp_path: Path) -> None:
+    for name, seed in (("one", "0"), ("two", "1")):
+        command = [sys.executable, "-m", "migrate", "plan", web, "-d", tmp_path / name]
+        environment = {**os.environ, "PYTHONPATH": str(data_path().resolve()), "PYTHONHASHSEED": seed}
+        subprocess.run(command, check=True, env=environment, capture_output=True)
+    one, two = (
+        {p.relative_to(tmp_path / n): p.read_bytes() for p in (tmp_path / n).rglob("*.*")} for n in ("one", "two")
+    )
+    assert one == two
+
+
+def test_planning_over_a_journal_is_refused_and_over_something_else_too(web: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan"
+    assert cli("plan", web, "-d", plan).returncode == 0
+    assert cli("plan", web, "-d", plan).returncode == 0
+    (plan / reporting.JOURNAL).touch()
+    assert cli("plan", web, "-d", plan).returncode == 2
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else/precious").touch()
+    assert cli("plan", web, "-d", tmp_path / "else").returncode == 2
+    assert (tmp_path / "else/precious").exists()
+
+
+def test_explain_answers_from_both_ends(web: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan"
+    cli("plan", web, "-d", plan)
+    leaf = cli("explain", plan, "web", "devices.disk[0].target.bus")
+    assert "domain.devices.disks[vda].disk.bus" in leaf.stdout
+    field = cli("explain", plan, "web", "spec.template.spec.domain.devices.disks[vda].disk.bus")
+    assert "devices.disk[0].target.bus" in field.stdout
+    gain = cli("explain", plan, UUID.format(0), "VirtualMachine.spec.runStrategy")
+    assert "the source did not have it" in gain.stdout
+    assert cli("explain", plan, "web", "devices.dsk").returncode == 2
+    assert cli("explain", plan, "wob", "devices").returncode == 2
+
+
+def test_rules_lists_and_shows_a_page() -> None:
+    listed = json.loads(cli("rules", "-o", "json").stdout)
+    assert "disk-bus" in {row["id"] for row in listed}
+    assert "devices.disk.target.bus" in cli("rules", "disk-bus").stdout
+    assert cli("rules", "disk-buss").returncode == 2
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.text(min_size=1, max_size=80))
+def test_hostile_names_stay_inside_the_folder_and_the_yaml(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    from lxml import etree
+
+    root = etree.fromstring(domain())
+    try:
+        root.find("name").text = name
+    except ValueError:
+        return
+    home = tmp_path_factory.mktemp("hostile")
+    (home / "in").mkdir()
+    (home / "in/x.xml").write_bytes(etree.tostring(root))
+    try:
+        found = pipeline.opened([home / "in/x.xml"], Selection.parse())
+    except Exception as refusal:
+        assert "\n" not in str(refusal)
+        return
+    items = pipeline.plan(found, all_rules.load(), target("1.9"), Site())
+    reporting.write_plan(home / "out/plan", items, target("1.9"))
+    assert {path.name for path in home.iterdir()} == {"in", "out"}
+    (place,) = (path for path in (home / "out/plan").iterdir() if path.is_dir())
+    assert inventory.LABEL.fullmatch(place.name)
+    (manifest,) = list(yaml.safe_load_all((place / "vm.yaml").read_text()))
+    assert not strict(manifest, target("1.9"))
+    assert manifest["metadata"]["annotations"]["kubevirt-migrate/name"].strip() == root.findtext("name").strip()
