@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -42,6 +44,12 @@ class Daemon:
     url: str
     connection: Any
     folder: Path
+
+    @property
+    def remote_url(self) -> str:
+        """The same daemon, reached as another host's is."""
+        port = re.search('tcp_port = "(.*)"', (self.folder.parent / "libvirtd.conf").read_text())[1]
+        return f"qemu+tcp://127.0.0.1:{port}/session"
 
     def define(self, name: str, devices: str = "") -> Any:
         return self.connection.defineXML(DOMAIN.format(name=name, devices=devices))
@@ -84,11 +92,12 @@ def running() -> Iterator[tuple[str, Path]]:
     conf.write_text(
         f'unix_sock_dir = "{folder}/run"\nauth_unix_ro = "none"\nauth_unix_rw = "none"\n'
         f'log_outputs = "3:file:{folder}/home/log"\n'
+        f'listen_tls = 0\nlisten_tcp = 1\nlisten_addr = "127.0.0.1"\ntcp_port = "{_free_port()}"\nauth_tcp = "none"\n'
     )
     nobody = pwd.getpwnam("nobody")
     user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
     daemon = subprocess.Popen(
-        [shutil.which("libvirtd") or "/usr/sbin/libvirtd", "-f", conf, "-p", folder / "run" / "pid"],
+        [shutil.which("libvirtd") or "/usr/sbin/libvirtd", "-l", "-f", conf, "-p", folder / "run" / "pid"],
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": f"{folder}/home", "XDG_RUNTIME_DIR": f"{folder}/runtime"},
         cwd=folder,
         stderr=subprocess.DEVNULL,
@@ -102,6 +111,12 @@ def running() -> Iterator[tuple[str, Path]]:
         daemon.terminate()
         daemon.wait()
         shutil.rmtree(folder)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _wait(url: str, daemon: subprocess.Popen) -> None:

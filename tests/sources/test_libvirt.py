@@ -316,9 +316,24 @@ def test_a_vm_that_cannot_be_read_is_skipped_and_the_others_are_not(daemon):
 
 def test_two_ways_to_one_host_are_one_source(daemon):
     daemon.define("web")
-    (daemon.folder / "socket").symlink_to(daemon.url.partition("socket=")[2])
-    other = f"qemu+unix:///session?socket={daemon.folder}/socket"
-    assert [vm.name for vm in collect(daemon.url, other)] == ["web"]
+    (local,), (remote,) = collect(daemon.url), collect(daemon.remote_url)
+    assert (local.id, local.url, remote.url) == (remote.id, daemon.url, daemon.remote_url)
+    assert [vm.name for vm in collect(daemon.url, daemon.remote_url)] == ["web"]
+
+
+def test_a_remote_host_tells_the_chain_through_its_pools(daemon):
+    pool = daemon.pool("images", daemon.folder / "images")
+    base = image(daemon.folder / "images" / "base.qcow2", "4M")
+    top = image(daemon.folder / "images" / "top.qcow2", "8M", backing=base)
+    outside = image(daemon.folder / "stray.qcow2", "2M")
+    pool.refresh()
+    daemon.define("web", disk(top) + disk(outside, "vdb"))
+    (vm,) = collect(daemon.remote_url)
+    first, second = vm.disks
+    assert first.chain == [Image(str(top), "qcow2"), Image(str(base), "qcow2")]
+    assert (first.capacity, first.problem) == (8 * MiB, None)
+    assert (second.chain, second.capacity) == ([Image(str(outside), "qcow2")], 2 * MiB)
+    assert "not there yet" in source.unfit(vm)
 
 
 EMBEDDED = """
