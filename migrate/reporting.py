@@ -97,23 +97,10 @@ def _finding(finding: Finding) -> dict[str, Any]:
 
 
 def plan_row(translation: Translation) -> dict[str, Any]:
-    """A VM of plan.json: what `apply` needs to copy its disks."""
-    vm = translation.vm
-    return {
-        "name": vm.name,
-        "folder": vm.folder,
-        "id": vm.id,
-        "uuid": vm.uuid,
-        "kind": vm.kind,
-        "source": vm.source,
-        "url": vm.url,
-        "host": vm.host,
-        "state": vm.state,
-        "transient": vm.transient,
-        "managed_save": vm.managed_save,
-        "verdict": translation.verdict,
-        "disks": [asdict(disk) for disk in translation.disks],
-    }
+    """A VM of plan.json: what `apply` needs to reach the source again and to copy its disks."""
+    record = asdict(translation.vm)
+    del record["xml"]
+    return {"verdict": translation.verdict, "disks": [asdict(disk) for disk in translation.disks], "vm": record}
 
 
 @dataclass(slots=True)
