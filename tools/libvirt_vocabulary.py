@@ -274,9 +274,7 @@ def prefixes(path: str) -> Iterator[str]:
 
 def mark(path: str, many: set[str]) -> str:
     """The path with `[]` after every element that is in `many`."""
-    return ".".join(
-        step.rpartition(".")[2] + ("[]" if step in many else "") for step in prefixes(path)
-    )
+    return ".".join(step.rpartition(".")[2] + ("[]" if step in many else "") for step in prefixes(path))
 
 
 def vocabulary(folders: list[Path]) -> dict[str, Leaf]:

@@ -1,0 +1,314 @@
+"""What a KubeVirt version with its feature gates can take: which paths, of which types, with which values.
+
+A path is relative to the VM's template spec unless it starts with a kind. Items of lists, keys of maps and objects of
+other kinds than VirtualMachine stand in brackets: `domain.devices.disks[vda].disk.bus`,
+`PersistentVolumeClaim[vda].spec.accessModes[0]`. A pattern is a path without its brackets.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, NamedTuple
+
+from migrate.data import data_path
+from migrate.model import Refused
+
+TEMPLATE = "VirtualMachine.spec.template.spec"
+API_VERSIONS = {
+    "VirtualMachine": "kubevirt.io/v1",
+    "PersistentVolumeClaim": "v1",
+    "Secret": "v1",
+    "DataVolume": "cdi.kubevirt.io/v1beta1",
+}
+BETA_ON_BY_DEFAULT = (1, 9)
+
+BRACKETS = re.compile(r"\[[^\]]*\]")
+QUANTITY = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(([KMGTPE]i|[numkMGTPE])?|[eE][+-]?\d+)")
+WORDS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+RANGES = {"int32": 2**31, "int64": 2**63}
+
+
+class Field(NamedTuple):
+    """What one pattern leads to: its type, the positions of the segments that need a key, and values (none: any).
+
+    The types are string, boolean, int32, int64, number, quantity, int-or-string, any and object.
+    """
+
+    type: str
+    lists: tuple[int, ...]
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The fields of one minor version: type name -> field -> type expression, as the shipped file has them."""
+
+    version: str
+    types: dict[str, dict[str, str]] = field(repr=False, compare=False)
+    required: dict[str, list[str]] = field(repr=False, compare=False)
+
+    def field(self, pattern: str) -> Field | None:
+        """The field at a pattern, None where this version has none."""
+        return _field(self, pattern)
+
+    def lists(self, pattern: str) -> tuple[int, ...]:
+        """The positions of the pattern's segments that need a key in brackets; none for an unknown pattern."""
+        found = self.field(pattern)
+        return found.lists if found else ()
+
+    def __hash__(self) -> int:
+        return hash(self.version)
+
+
+def versions() -> list[str]:
+    """The minor versions that have a vocabulary, oldest first."""
+    names = (
+        path.stem.removeprefix("kubevirt-") for path in data_path("mappings", "vocabulary").glob("kubevirt-*.json")
+    )
+    return sorted(names, key=_numbers)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+@cache
+def load(version: str) -> Vocabulary:
+    """The vocabulary of a KubeVirt version such as `1.9` or `v1.9.0`; Refused where there is none."""
+    numbers = re.fullmatch(r"v?(\d+\.\d+)(\.\d+.*)?", version)
+    path = data_path("mappings", "vocabulary", f"kubevirt-{numbers[1]}.json") if numbers else None
+    if numbers is None or path is None or not path.is_file():
+        raise Refused(f"KubeVirt {version} is not known here; use one of {', '.join(versions())}")
+    if numbers[1] != version:
+        return load(numbers[1])
+    table = json.loads(path.read_text())
+    types = {name: {key.rstrip("!"): kind for key, kind in fields.items()} for name, fields in table.items()}
+    required = {name: [key[:-1] for key in fields if key.endswith("!")] for name, fields in table.items()}
+    return Vocabulary(version, types, required)
+
+
+@cache
+def _field(vocabulary: Vocabulary, pattern: str) -> Field | None:
+    types, segments = vocabulary.types, pattern.split(".")
+    above = 0
+    if segments[0] not in API_VERSIONS:
+        prefix = TEMPLATE.split(".")
+        above = len(prefix)
+        segments = prefix + segments
+    kind, lists = segments[0], [] if segments[0] == "VirtualMachine" else [0]
+    position = 1
+    while position < len(segments):
+        kind = types.get(kind, {}).get(segments[position], "")
+        if kind[:1] == "{" and position + 1 < len(segments):
+            # The key of a map stands in brackets or, where it is a plain word, as a segment of its own.
+            kind = kind[1:-1]
+            position += 1
+        elif kind[:1] in ("[", "{"):
+            kind = kind[1:-1]
+            lists.append(position - above)
+        if not kind:
+            return None
+        position += 1
+    values = tuple(kind[1:].split("|")) if kind[0] == "=" else ()
+    return Field("string" if values else "object" if kind in types else kind, tuple(lists), values)
+
+
+def cast(type: str, text: str) -> Any:
+    """The value that a text stands for in a field of the type; ValueError says what is wrong with it."""
+    if type == "boolean":
+        if text.lower() not in WORDS:
+            raise ValueError(f"{text!r} is neither yes nor no")
+        return WORDS[text.lower()]
+    if type in RANGES:
+        return _integer(type, text)
+    if type == "number":
+        return float(text)
+    if type == "int-or-string":
+        return int(text) if re.fullmatch(r"-?\d+", text) else text
+    if type == "quantity" and not QUANTITY.fullmatch(text):
+        raise ValueError(f"{text!r} is no quantity")
+    if type not in ("string", "quantity"):
+        raise ValueError(f"a text cannot be of type {type}")
+    return text
+
+
+def _integer(type: str, text: str) -> int:
+    if not re.fullmatch(r"[+-]?\d{1,20}", text.strip()):
+        raise ValueError(f"{text!r} is no whole number")
+    number = int(text)
+    if not -RANGES[type] <= number < RANGES[type]:
+        raise ValueError(f"{text} is beyond the range of {type}")
+    return number
+
+
+@cache
+def since(pattern: str) -> str | None:
+    """The first version that has the pattern, None where none has."""
+    return next((version for version in versions() if load(version).field(pattern)), None)
+
+
+@cache
+def gate_states() -> dict[str, dict[str, str]]:
+    """The state of every feature gate by version, as KubeVirt's sources have it."""
+    return json.loads(data_path("mappings", "vocabulary", "feature-gates.json").read_text())
+
+
+class Need(NamedTuple):
+    """What a path (and all below it) or one of its values needs: a feature gate, a first version, or both."""
+
+    path: str
+    value: str | None
+    gate: str | None
+    since: str | None
+    until: str | None
+
+
+@cache
+def needs() -> list[Need]:
+    """The shipped table of what paths and values need beyond being in the vocabulary."""
+    import yaml
+
+    rows = yaml.safe_load(data_path("mappings", "vocabulary", "gates.yaml").read_text())
+    return [Need(row["path"], *(row.get(key) for key in Need._fields[1:])) for row in rows]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A KubeVirt minor version and the feature gates switched by hand, as `+Name` and `-Name`."""
+
+    kubevirt: str
+    gates: frozenset[str] = frozenset()
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The fields of the target's version."""
+        return load(self.kubevirt)
+
+    def enabled(self, gate: str) -> bool:
+        """Whether a feature gate is on, in KubeVirt's order: always on, switched on, switched off, on by default."""
+        state = gate_states().get(gate, {}).get(self.kubevirt)
+        if state in (None, "Discontinued"):
+            return False
+        if state == "GA" or "+" + gate in self.gates:
+            return True
+        return state == "Beta" and "-" + gate not in self.gates and _numbers(self.kubevirt) >= BETA_ON_BY_DEFAULT
+
+
+def target(kubevirt: str, feature_gates: str = "") -> Target:
+    """The target that `--kubevirt 1.9 --feature-gates +A,-B` names; Refused for an unknown version or gate."""
+    switches = [part.strip() for part in feature_gates.split(",") if part.strip()]
+    for switch in switches:
+        if switch[0] not in "+-":
+            raise Refused(f"feature gate {switch}: write +{switch} to switch it on or -{switch} to switch it off")
+        if switch[1:] not in gate_states():
+            near = difflib.get_close_matches(switch[1:], gate_states(), n=1, cutoff=0)
+            raise Refused(f"feature gate {switch[1:]} is not known; the nearest name is {near[0]}")
+    return Target(load(kubevirt).version, frozenset(switches))
+
+
+def missing(path: str, value: Any, target: Target) -> str | None:
+    """Why the target lacks the path or the value, in one clause: `needs KubeVirt 1.6`; None where it has them."""
+    lack, rows = _reach(BRACKETS.sub("", path), target)
+    if lack or not rows:
+        return lack
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return next((why for wanted, why in rows if wanted is None or wanted == text), None)
+
+
+@cache
+def _reach(pattern: str, target: Target) -> tuple[str | None, tuple[tuple[str | None, str], ...]]:
+    """Why the target lacks a pattern, else why it lacks some of its values: (value or None for all, why)."""
+    if target.vocabulary.field(pattern) is None:
+        first = since(pattern)
+        if first is None:
+            return "no KubeVirt version known here has this field", ()
+        later = _numbers(first) > _numbers(target.kubevirt)
+        return f"needs KubeVirt {first}" if later else f"KubeVirt {target.kubevirt} no longer has this field", ()
+    rows = []
+    for need in needs():
+        if pattern == need.path or (need.value is None and pattern.startswith(need.path + ".")):
+            lack = lacks(need, target)
+            rows += [(need.value, lack)] if lack else []
+    return None, tuple(rows)
+
+
+def lacks(need: Need, target: Target) -> str | None:
+    """Why the target does not meet a need, None where it does or where its version does not know the gate."""
+    version = _numbers(target.kubevirt)
+    if need.since and version < _numbers(need.since):
+        return f"needs KubeVirt {need.since}"
+    if not need.gate or (need.until and version > _numbers(need.until)) or target.enabled(need.gate):
+        return None
+    state = gate_states()[need.gate].get(target.kubevirt)
+    if state == "Discontinued":
+        return f"its feature gate {need.gate} is discontinued"
+    return f"needs feature gate {need.gate}" if state else None
+
+
+def strict(manifest: dict[str, Any], target: Target) -> list[str]:
+    """What is wrong with the fields of a manifest: unknown, of the wrong type, missing, or no value allowed there."""
+    kind = manifest.get("kind")
+    if kind not in API_VERSIONS:
+        return [f"kind: {kind!r} is not one of {', '.join(API_VERSIONS)}"]
+    problems = []
+    if manifest.get("apiVersion") != API_VERSIONS[kind]:
+        problems.append(f"{kind}.apiVersion: is not {API_VERSIONS[kind]}")
+    return problems + list(_problems(target.vocabulary, kind, manifest, kind))
+
+
+def _problems(vocabulary: Vocabulary, kind: str, value: Any, path: str) -> Iterator[str]:
+    if kind in vocabulary.types:
+        if not isinstance(value, dict):
+            yield f"{path}: is not an object"
+            return
+        fields = vocabulary.types[kind]
+        for name, inner in value.items():
+            below = f"{path}.{name}"
+            if name in fields:
+                yield from _problems(vocabulary, fields[name], inner, below)
+            else:
+                first = since(BRACKETS.sub("", below))
+                yield f"{below}: unknown field" + (f", KubeVirt has it since {first}" if first else "")
+        for name in vocabulary.required[kind]:
+            if name not in value:
+                yield f"{path}.{name}: missing"
+    elif kind[0] == "[":
+        if not isinstance(value, list):
+            yield f"{path}: is not a list"
+            return
+        for position, item in enumerate(value):
+            key = item.get("name", position) if isinstance(item, dict) else position
+            yield from _problems(vocabulary, kind[1:-1], item, f"{path}[{key}]")
+    elif kind[0] == "{":
+        if not isinstance(value, dict):
+            yield f"{path}: is not an object"
+            return
+        for key, item in value.items():
+            yield from _problems(vocabulary, kind[1:-1], item, f"{path}[{key}]")
+    elif kind[0] == "=":
+        if value not in kind[1:].split("|"):
+            yield f"{path}: {value!r} is not one of {', '.join(kind[1:].split('|'))}"
+    elif not _fits(kind, value):
+        yield f"{path}: {value!r:.80} is no {kind}"
+
+
+def _fits(kind: str, value: Any) -> bool:
+    """Whether a value is of a scalar type."""
+    if kind == "string":
+        return isinstance(value, str)
+    if kind == "any":
+        return True
+    if kind == "boolean" or isinstance(value, bool):
+        return kind == "boolean" and isinstance(value, bool)
+    if kind in RANGES:
+        return isinstance(value, int) and -RANGES[kind] <= value < RANGES[kind]
+    if kind == "quantity":
+        return isinstance(value, int | float) or (isinstance(value, str) and QUANTITY.fullmatch(value) is not None)
+    if kind == "int-or-string":
+        return isinstance(value, int | str)
+    return isinstance(value, int | float)
