@@ -101,6 +101,7 @@ def translate(vm: VM, rules: Rules, target: Target, site: Site) -> Translation:
     translation.disks = list(_disks(vm, book, site))
     translation.findings += _refused(vm, book, translation, target)
     translation.findings += _unfit(vm, translation)
+    translation.findings += _left_behind(vm)
     return translation
 
 
@@ -163,6 +164,16 @@ def _unfit(vm: VM, translation: Translation) -> Iterator[Finding]:
 
 
 UNFIT_REMEDY = "Do what the reason says, collect again and plan again."
+
+
+def _left_behind(vm: VM) -> Iterator[Finding]:
+    """What the source keeps beside the disks, which no leaf of the domain mentions."""
+    if vm.snapshots:
+        because = f"{len(vm.snapshots)} snapshot(s) stay behind: the claims hold the disks as they are now."
+        yield leafless(vm, "state/snapshots", "warning", because, "Keep the source while somebody may go back to them.")
+    if vm.checkpoints:
+        because = f"{len(vm.checkpoints)} checkpoint(s) stay behind, so the next backup after the move is a full one."
+        yield leafless(vm, "state/checkpoints", "note", because, "Set up the backup of the VM anew in the cluster.")
 
 
 def plan(inventory: Inventory, rules: Rules, target: Target, site: Site) -> Iterator[Translation | Skipped]:

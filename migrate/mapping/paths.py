@@ -79,12 +79,14 @@ class Document:
     root: Node
     leaves: list[Leaf] = field(default_factory=list)
     by_path: dict[str, Leaf] = field(default_factory=dict)
+    by_pattern: dict[str, list[Leaf]] = field(default_factory=dict)
     nodes: dict[str, list[Node]] = field(default_factory=dict)
 
     def add(self, leaf: Leaf) -> None:
         """Appends a leaf; of an attribute and a child of one name the first keeps the path for look-ups."""
         self.leaves.append(leaf)
         self.by_path.setdefault(leaf.path, leaf)
+        self.by_pattern.setdefault(leaf.pattern, []).append(leaf)
 
     def text(self, path: str, otherwise: str = "") -> str:
         """The value at an indexed path."""

@@ -121,8 +121,8 @@ class View:
         full = pattern[1:] if absolute else (f"{self.node.pattern}.{pattern}" if self.node.pattern else pattern)
         if not self._allowed(full):
             raise LookupError(f"reads {full}, which it neither owns nor declares in `reads`")
-        for leaf in self._document.leaves:
-            if leaf.pattern == full and (absolute or not self._prefix or leaf.path.startswith(self._prefix)):
+        for leaf in self._document.by_pattern.get(full, ()):
+            if absolute or leaf.path.startswith(self._prefix):
                 yield leaf
 
     def others(self, leaf: Leaf, name: str) -> str:
