@@ -118,7 +118,7 @@ def name_folders(vms: list[VM]) -> None:
     nameless = sorted((vm for vm in vms if not vm.folder), key=lambda vm: (forms[dns_label(vm.name)] > 1, vm.id))
     for vm in nameless:
         form = dns_label(vm.name)
-        candidates = (f"{form[: 62 - n].rstrip('-')}-{short_hash(vm.source, vm.uuid, digits=n)}" for n in range(6, 61))
+        candidates = (f"{form[: 62 - n]}-{short_hash(vm.source, vm.uuid, digits=n)}" for n in range(6, 61))
         plain = forms[form] == 1 and form not in taken
         vm.folder = form if plain else next(label for label in candidates if label not in taken)
         taken.add(vm.folder)
@@ -164,7 +164,6 @@ def _locked(folder: Path) -> Iterator[None]:
         raise Refused(f"{folder}: {error.strerror}; give a folder that can be written") from None
     try:
         _lock(descriptor, folder)
-        _clear(folder)
         yield
     finally:
         os.close(descriptor)
@@ -181,7 +180,7 @@ def _lock(descriptor: int, folder: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Removes what a run that did not end left behind."""
+    """Removes what this run, or one that was killed, left under temporary names."""
     for path in folder.glob(".*.partial"):
         path.unlink()
 

@@ -52,13 +52,11 @@ def unfit(vm: VM) -> str | None:
 
 def _folder(folder: str, select: Selection) -> Iterator[VM | Skipped]:
     unreadable: list[OSError] = []
-    seen: set[str] = set()
+    empty = True
     for path in _walk(folder, unreadable):
-        # /etc/libvirt/qemu/autostart links to the files beside it.
+        empty = False
+        # /etc/libvirt/qemu/autostart links to the files beside it, which are then the same VM.
         real = os.path.realpath(path)
-        if real in seen:
-            continue
-        seen.add(real)
         try:
             data = _bytes(real)
             if not _is_network(real, data) and select.wants(vm := _vm(real, data)):
@@ -67,7 +65,7 @@ def _folder(folder: str, select: Selection) -> Iterator[VM | Skipped]:
             yield Skipped(*unread(real), str(refusal))
     for error in unreadable:
         yield Skipped(*unread(error.filename), f"{_shown(error.filename)}: {error.strerror}")
-    if not seen and not unreadable:
+    if empty and not unreadable:
         raise Refused(f"{_shown(folder)}: no *.xml in this folder; give one that holds domain XML")
 
 
