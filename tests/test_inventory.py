@@ -134,6 +134,25 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["inventory.json", "web.xml"]
 
 
+def test_a_full_disk_leaves_the_inventory_as_it_was(tmp_path):
+    inventory.write(tmp_path, [vm()], [])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    full = (
+        "import resource, sys; from pathlib import Path; from migrate import inventory; from migrate.model import VM\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "big = b'x' * int(sys.argv[3])\n"
+        "vms = [VM(f'vm{n}', sys.argv[2], 'libvirt', f's{n}', 'u', xml=big) for n in range(20)]\n"
+        "inventory.write(Path(sys.argv[1]), vms, [])"
+    )
+    # First the XML does not fit, then the records.
+    for size in ("2000", "10"):
+        result = subprocess.run(
+            [sys.executable, "-c", full, tmp_path, UUID, size], capture_output=True, text=True, check=False
+        )
+        assert "Refused" in result.stderr.splitlines()[-1]
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_two_writers_at_once_are_refused(tmp_path):
     def writing():
         with pytest.raises(Refused, match="another collect"):

@@ -373,6 +373,11 @@ def _explain(error: Exception, shown: str) -> str:
         todo = "check the user, libvirt's auth.conf, or whether you are in the group libvirt"
     elif code in (lib.VIR_ERR_SYSTEM_ERROR, lib.VIR_ERR_RPC, lib.VIR_ERR_NO_CONNECT):
         todo = "start the libvirt daemon there or correct the URI"
+    elif "Failed to parse" in str(error):
+        # As root, the QEMU driver looks up its user even where its configuration names another.
+        todo = "create it, as Debian's libvirt-daemon-system does"
+    elif "/embed" in shown or "'root'" in str(error):
+        todo = "an embedded driver wants ?root=DIR, and a process that has opened one opens no other of its kind"
     else:
         todo = "correct the URI"
     return f"{shown}: {_line(error)}; {todo}"

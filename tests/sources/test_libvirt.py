@@ -379,6 +379,22 @@ def test_the_embedded_driver_needs_no_daemon(tmp_path):
     assert found["same"]
 
 
+def test_two_embedded_drivers_in_one_run_are_refused_with_the_reason(tmp_path):
+    urls = []
+    for name in "ab":
+        (tmp_path / name / "etc").mkdir(parents=True)
+        (tmp_path / name / "etc" / "qemu.conf").write_text('user = "root"\ngroup = "root"\n')
+        urls.append(f"qemu:///embed?root={tmp_path / name}")
+    code = (
+        "import sys; from migrate import sources; from migrate.selection import Selection\n"
+        "print(*sources.collect('libvirt', sys.argv[1:], Selection()))"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *urls], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count("Skipped(") == 1
+    assert "opens no other of its kind" in result.stdout
+
+
 def test_the_unfit_reasons_come_in_the_order_of_what_helps():
     vm = VM("web", "u", "libvirt", "qemu://h/system", "qemu:///system", "h", state="shut off", disks=[Disk("vda")])
     assert source.unfit(vm) is None
