@@ -34,7 +34,9 @@ RANGES = {"int32": 2**31, "int64": 2**63}
 
 
 class Field(NamedTuple):
-    """What one pattern leads to: its type, the positions of the segments that need a key, and values (none: any).
+    """What one pattern leads to: its type, the values allowed (none: any), and the positions of its keyed segments.
+
+    `lists` has the segments that need a key in brackets, `maps` those of them whose key is that of a map.
 
     The types are string, boolean, int32, int64, number, quantity, int-or-string, any and object.
     """
@@ -42,6 +44,7 @@ class Field(NamedTuple):
     type: str
     lists: tuple[int, ...]
     values: tuple[str, ...] = ()
+    maps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def _field(vocabulary: Vocabulary, pattern: str) -> Field | None:
         prefix = TEMPLATE.split(".")
         above = len(prefix)
         segments = prefix + segments
-    kind, lists = segments[0], [] if segments[0] == "VirtualMachine" else [0]
+    kind, lists, maps = segments[0], [] if segments[0] == "VirtualMachine" else [0], []
     position = 1
     while position < len(segments):
         kind = types.get(kind, {}).get(segments[position], "")
@@ -109,13 +112,14 @@ def _field(vocabulary: Vocabulary, pattern: str) -> Field | None:
             kind = kind[1:-1]
             position += 1
         elif kind[:1] in ("[", "{"):
-            kind = kind[1:-1]
             lists.append(position - above)
+            maps += lists[-1:] if kind[0] == "{" else []
+            kind = kind[1:-1]
         if not kind:
             return None
         position += 1
     values = tuple(kind[1:].split("|")) if kind[0] == "=" else ()
-    return Field("string" if values else "object" if kind in types else kind, tuple(lists), values)
+    return Field("string" if values else "object" if kind in types else kind, tuple(lists), values, tuple(maps))
 
 
 def cast(type: str, text: str) -> Any:

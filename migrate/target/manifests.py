@@ -1,0 +1,136 @@
+"""Path/value pairs as Kubernetes objects, and objects as YAML that no name from a source can change the shape of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from migrate.target.vocabulary import API_VERSIONS, BRACKETS, TEMPLATE, load, since
+
+SEGMENT = re.compile(r"([^.\[\]]+)(?:\[([^\]]*)\])?(?:\.|$)")
+PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")
+# YAML 1.1 readers take these for booleans and null, in any case.
+KEYWORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+# What cannot stand as itself in double quotes, and what turns the direction of text or is invisible.
+UNSAFE = re.compile(
+    '["\\\\\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff0-\uffff]'
+)
+ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+FIRST = ("apiVersion", "kind", "metadata", "spec")
+
+
+class Step(NamedTuple):
+    """One step down into an object: a field, a map's key, or the item of a list."""
+
+    name: str
+    is_item: bool
+
+
+class Items(dict[str, Any]):
+    """A list under construction: item by key, in order of first appearance."""
+
+
+@lru_cache(maxsize=20_000)
+def _steps(path: str) -> tuple[str, str, tuple[Step, ...]]:
+    """Kind, key of the object, and the steps inside it; ValueError for a path that no version has."""
+    pattern = BRACKETS.sub("", path)
+    version = since(pattern)
+    if version is None:
+        raise ValueError(f"no KubeVirt version has {pattern}")
+    maps = load(version).field(pattern).maps
+    segments = SEGMENT.findall(path)
+    steps = [
+        Step(part, index == 1 and position not in maps)
+        for position, segment in enumerate(segments)
+        for index, part in enumerate(segment)
+        if part
+    ]
+    if segments[0][0] not in API_VERSIONS:
+        return "VirtualMachine", "", (*(Step(name, False) for name in TEMPLATE.split(".")[1:]), *steps)
+    return segments[0][0], segments[0][1], tuple(steps[1 + bool(segments[0][1]) :])
+
+
+def assemble(writes: Iterable[tuple[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The objects that the values at the paths make, by kind; items and objects stand in order of first appearance.
+
+    Keys in brackets tell items of lists apart and are not written themselves; those of maps are.
+    """
+    objects: dict[str, dict[str, dict[str, Any]]] = {}
+    for path, value in writes:
+        kind, key, steps = _steps(path)
+        node = objects.setdefault(kind, {}).setdefault(key, {"apiVersion": API_VERSIONS[kind], "kind": kind})
+        for step, below in pairwise(steps):
+            node = node.setdefault(step.name, Items() if below.is_item else {})
+        last = steps[-1].name
+        if isinstance(value, dict):
+            node.setdefault(last, {}).update(value)
+        else:
+            node[last] = value
+    return {kind: [_plain(found) for found in by_key.values()] for kind, by_key in objects.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Items):
+        return [_plain(item) for item in value.values()]
+    return {key: _plain(inner) for key, inner in value.items()} if isinstance(value, dict) else value
+
+
+def dump(objects: Iterable[dict[str, Any]]) -> str:
+    """The objects as YAML documents; every string that is not a plain word is quoted."""
+    return "---\n".join("\n".join([*_lines(_ordered(each)), ""]) for each in objects)
+
+
+def _ordered(manifest: dict[str, Any]) -> dict[str, Any]:
+    return {key: manifest[key] for key in FIRST if key in manifest} | manifest
+
+
+def _lines(value: dict[str, Any] | list[Any]) -> Iterator[str]:
+    """The lines of a mapping or list that is not empty."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if inner and isinstance(inner, dict):
+                yield f"{_scalar(key)}:"
+                yield from (f"  {line}" for line in _lines(inner))
+            elif inner and isinstance(inner, list):
+                yield f"{_scalar(key)}:"
+                yield from _lines(inner)
+            else:
+                yield f"{_scalar(key)}: {_scalar(inner)}"
+    else:
+        for item in value:
+            below = _lines(item) if item and isinstance(item, dict | list) else iter([_scalar(item)])
+            yield f"- {next(below)}"
+            yield from (f"  {line}" for line in below)
+
+
+@lru_cache(maxsize=10_000)
+def _text(text: str) -> str:
+    if PLAIN.fullmatch(text) and text.lower() not in KEYWORDS:
+        return text
+    return '"' + UNSAFE.sub(_escape, text) + '"'
+
+
+def _escape(match: re.Match[str]) -> str:
+    character = match[0]
+    return ESCAPES.get(character) or (f"\\x{ord(character):02x}" if character < "\x80" else f"\\u{ord(character):04x}")
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, dict | list) and not value:
+        return "{}" if isinstance(value, dict) else "[]"
+    raise TypeError(f"{value!r} has no place in a manifest")
+
+
+def kustomization(resources: Iterable[str]) -> str:
+    """The kustomization.yaml that makes a folder with these files a kustomize base."""
+    head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+    return dump([head | {"resources": list(resources)}])
