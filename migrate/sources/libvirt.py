@@ -130,6 +130,7 @@ def hold(vm: VM) -> Iterator[Callable[[], None]]:
                 raise Unfinished(f"{printable(vm.name)}: {_line(error)}; run again when the host answers") from None
             if reason:
                 raise Unfinished(f"{printable(vm.name)}: {reason}, then run again")
+            _take_events(lib)
             if lib.VIR_DOMAIN_EVENT_STARTED in runs:
                 raise Unfinished(f"{printable(vm.name)} ran during the copy, which is void; run again to start anew")
 
@@ -172,6 +173,14 @@ def _library() -> Any:
 
     threading.Thread(target=events, name="libvirt events", daemon=True).start()
     return libvirt
+
+
+def _take_events(lib: Any) -> None:
+    """Waits until the events that came in before are delivered: libvirt's loop takes its timers in their order."""
+    passed = threading.Event()
+    timer = lib.virEventAddTimeout(0, lambda timer, _: passed.set(), None)
+    passed.wait(10)
+    lib.virEventRemoveTimeout(timer)
 
 
 @contextmanager
