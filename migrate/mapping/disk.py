@@ -1,0 +1,313 @@
+"""Disks: the device and bus the guest finds, the claim that holds the bytes, and what of a disk stays behind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from migrate.mapping.paths import Leaf
+from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
+from migrate.model import Disk, short_hash
+from migrate.target.quantity import from_bytes
+
+# KubeVirt has virtio, sata, scsi and usb; of these arm64 and s390x guests have virtio and scsi.
+BUSES = {
+    "virtio": "virtio",
+    "sata": "sata",
+    "scsi": "scsi",
+    "usb": "usb",
+    "ide": "sata",
+    "fdc": "sata",
+    "xen": "sata",
+    "sd": "sata",
+    "nvme": "sata",
+}
+WITHOUT_SATA = ("aarch64", "s390x")
+
+# The leaves that say where the bytes are, by the disk's type. libvirt reads no others.
+SOURCES = {
+    "file": ("source.file",),
+    "block": ("source.dev",),
+    "network": (
+        "source.protocol",
+        "source.name",
+        "source.host.name",
+        "source.host.port",
+        "source.host.socket",
+        "source.host.transport",
+    ),
+    "volume": ("source.pool", "source.volume", "source.mode"),
+}
+UNREACHABLE = ("nvme", "vhostuser", "vhostvdpa", "dir")
+HOST_DRIVE = re.compile(r"/dev/(cdrom|dvd|scd\d|sr\d)")
+SERIAL = re.compile(r"[A-Za-z0-9_.+-]{1,256}")
+NAME_LENGTH = 63
+SLOT = ("domain", "bus", "slot", "function", "cssid", "ssid", "devno")
+NUMBER = re.compile("0x[0-9a-fA-F]{1,8}|[0-9]{1,9}")
+SECTOR = 512
+SECTORS = tuple(SECTOR << shift for shift in range(13))
+SECTORS_S390X = tuple(size for size in SECTORS if size <= 4096)
+
+
+def claim_name(folder: str, key: str) -> str:
+    """The name of the claim for one disk of one VM, a DNS label of at most 63 characters: FOLDER-KEY.
+
+    Where that is longer the folder is cut and six hex digits of a hash keep the name apart from others.
+    """
+    name = f"{folder}-{key}"
+    if len(name) <= NAME_LENGTH:
+        return name
+    end = f"-{short_hash(folder, digits=6)}-{key}"
+    return folder[: NAME_LENGTH - len(end)].rstrip("-") + end
+
+
+def target_bus(device: str, bus: str, arch: str) -> str | None:
+    """KubeVirt's bus for a disk on libvirt's bus, None where no bus carries it.
+
+    A virtio CD-ROM drive is refused, and a USB one alone gets no USB controller. Only SCSI passes a LUN through.
+    """
+    if bus not in BUSES:
+        return None
+    if device == "lun":
+        return "scsi"
+    if arch in WITHOUT_SATA:
+        return "virtio" if bus == "virtio" and device != "cdrom" else "scsi"
+    if device == "cdrom":
+        return "scsi" if bus == "scsi" else "sata"
+    return BUSES[bus]
+
+
+def gate(view: View, context: Context) -> str | None:
+    """Which disks are not carried at all, and why."""
+    device, kind = view.text("device"), view.text("type")
+    if device == "floppy":
+        return "floppy"
+    if kind in UNREACHABLE:
+        return kind
+    if kind in SOURCES and not _filled(view):
+        if device != "cdrom":
+            return "no-source"
+        return None if context.target.enabled("DeclarativeHotplugVolumes") else "empty-cdrom"
+    return None
+
+
+def item(view: View, context: Context) -> Iterator[Sign]:
+    """The disk's name in the manifest, from its target dev."""
+    yield write(view.owned, "domain.devices.disks.name", view.key)
+    dev = view.text("target.dev")
+    if not dev:
+        yield flag(view.owned, "no-target")
+    elif sum(leaf.value == dev for leaf in view.every("/devices.disk.target.dev")) > 1:
+        yield flag(view.owned, "twice")
+    if view.text("device") not in ("disk", "cdrom", "lun"):
+        yield flag(view.owned, "device")
+
+
+def bus(view: View, context: Context) -> Iterator[Sign]:
+    """The bus as KubeVirt has it, with the driver that the guest needs where it changes."""
+    device, old = view.text("device"), view.text("target.bus")
+    new = target_bus(device, old, context.arch)
+    if new is None:
+        yield flag(view.owned, "unknown")
+        return
+    yield write(view.owned, f"domain.devices.disks.{_kind(device)}.bus", new)
+    if new != old:
+        known = {"cdrom": "cdrom", "lun": "lun"}.get(device)
+        yield flag(view.owned, known or ("arch" if context.arch in WITHOUT_SATA else old))
+    elif old == "scsi" and context.arch in ("x86_64", "i686") and not _has_scsi_controller(view):
+        yield flag(view.owned, "no-controller")
+
+
+def _has_scsi_controller(view: View) -> bool:
+    return any(leaf.value == "scsi" for leaf in view.every("/devices.controller.type"))
+
+
+def _kind(device: str) -> str:
+    return device if device in ("cdrom", "lun") else "disk"
+
+
+def claim(view: View, context: Context) -> Iterator[Sign]:
+    """The volume and the claim that take the place of the disk's storage."""
+    kind = view.text("type")
+    if kind not in SOURCES:
+        yield flag(view.owned, "type")
+        return
+    if not _filled(view):
+        yield ignore(view.owned, "The drive has no disc, so there is nothing to copy and no claim.")
+        return
+    used = [leaf for leaf in view.owned if _used(leaf, kind)]
+    other = [leaf for leaf in view.owned if leaf not in used]
+    if other:
+        yield ignore(other, f"libvirt does not read it for a disk of type {kind}.")
+    shared = view.leaf("shareable") is not None
+    facts = _facts(view, context)
+    name = _shared_name(view, context, facts) if shared else claim_name(context.vm.folder, view.key)
+    ephemeral = "ephemeral." if view.leaf("transient") or view.leaf("transient.shareBacking") else ""
+    yield write(used, "volumes.name", view.key)
+    yield write(used, f"volumes.{ephemeral}persistentVolumeClaim.claimName", name)
+    yield from _claim_object(view, context, used, facts, name)
+    yield from _remarks(view, used, kind, shared)
+
+
+def _used(leaf: Leaf, kind: str) -> bool:
+    name = leaf.pattern.removeprefix("devices.disk.")
+    return name in ("type", "transient", "transient.shareBacking") or name in SOURCES[kind]
+
+
+def _claim_object(view: View, context: Context, used: list[Leaf], facts: Disk | None, name: str) -> Iterator[Sign]:
+    if facts is None or facts.capacity is None:
+        yield flag(used, "size", facts.problem if facts else None)
+        return
+    from migrate.target.sizes import claim_size
+
+    storage, shared = context.site.storage, view.leaf("shareable") is not None
+    mode = "Block" if view.text("device") == "lun" else storage.volume_mode
+    claim = "PersistentVolumeClaim"
+    yield write(used, f"{claim}.metadata.name", name)
+    yield write(used, f"{claim}.metadata.namespace", context.site.namespace)
+    if not shared:
+        yield write(used, f"{claim}.metadata.labels[kubevirt-migrate/vm]", context.vm.folder)
+        yield write(used, f"{claim}.metadata.annotations[kubevirt-migrate/disk]", view.key)
+    for number, access in enumerate(("ReadWriteMany",) if shared else storage.access_modes):
+        yield write(used, f"{claim}.spec.accessModes[{number}]", access)
+    yield write(used, f"{claim}.spec.volumeMode", mode)
+    if storage.storage_class:
+        yield write(used, f"{claim}.spec.storageClassName", storage.storage_class)
+    yield write(used, f"{claim}.spec.resources.requests.storage", from_bytes(claim_size(facts.capacity, mode)))
+
+
+def _remarks(view: View, used: list[Leaf], kind: str, shared: bool) -> Iterator[Sign]:
+    device = view.text("device")
+    if shared:
+        yield flag(used, "shared")
+    if device == "lun":
+        yield flag(used, "lun")
+    if device == "cdrom" and kind == "block" and HOST_DRIVE.match(view.text("source.dev")):
+        yield flag(used, "host-drive")
+    if kind == "network":
+        yield flag(used, "network", view.text("source.protocol"))
+
+
+def _filled(view: View) -> bool:
+    """Whether the disk has a medium: a source that its type reads."""
+    first = {"network": "source.protocol", "volume": "source.volume"}
+    kind = view.text("type")
+    return bool(view.text(first.get(kind) or SOURCES[kind][0]))
+
+
+def _facts(view: View, context: Context) -> Disk | None:
+    """What the source knows of the disk. A VM's disks are recorded in document order."""
+    disks = context.vm.disks
+    return disks[view.node.index] if view.node.index < len(disks) else None
+
+
+def _shared_name(view: View, context: Context, facts: Disk | None) -> str:
+    """One name for all VMs that share a disk, whichever host they are on: a hash of where its bytes are.
+
+    Volumes of pools have a meaning on their own host only, unless their path is known.
+    """
+    path = facts.path if facts else None
+    if path is None and view.text("type") == "volume":
+        path = f"{context.vm.host}:{view.text('source.pool')}/{view.text('source.volume')}"
+    elif path is None:
+        path = "\n".join(leaf.value for name in SOURCES[view.text("type")] for leaf in view.every(name))
+    return f"shared-{short_hash(path)}"
+
+
+def read_only(view: View, context: Context) -> Iterator[Sign]:
+    """Read-only disks stay so, but for those that move to SATA."""
+    device = view.text("device")
+    if device == "cdrom":
+        yield default(view.owned, "A CD-ROM drive is read-only unless told otherwise (converter/storage/disk.go).")
+    elif target_bus(device, view.text("target.bus"), context.arch) == "sata":
+        yield flag(view.owned, "sata")
+    else:
+        yield write(view.owned, f"domain.devices.disks.{_kind(device)}.readonly", True)
+
+
+def serial(view: View, context: Context) -> Iterator[Sign]:
+    """The serial as KubeVirt takes it; udev turns a blank into the underscore that is written for it."""
+    text = "_".join(view.text("serial").split())
+    if not text:
+        yield flag(view.owned, "unset")
+    elif not SERIAL.fullmatch(text):
+        yield flag(view.owned, "charset")
+    else:
+        yield write(view.owned, "domain.devices.disks.serial", text)
+        if text != view.text("serial"):
+            yield flag(view.owned, "blanks")
+
+
+def errors(view: View, context: Context) -> Iterator[Sign]:
+    """One policy for writing and reading. After `enospace` QEMU reports errors of reading, else both are the same."""
+    writing = view.text("driver.error_policy", "enospace")
+    reading = view.text("driver.rerror_policy")
+    if writing not in ("stop", "ignore", "report", "enospace"):
+        yield flag(view.owned, "unknown")
+        return
+    yield write(view.owned, "domain.devices.disks.errorPolicy", writing)
+    if reading and reading != ("report" if writing == "enospace" else writing):
+        yield flag(view.owned, "reading")
+
+
+def io_thread(view: View, context: Context) -> Iterator[Sign]:
+    """A thread of its own for a virtio disk."""
+    if target_bus(view.text("device"), view.text("target.bus"), context.arch) == "virtio":
+        yield write(view.owned, "domain.devices.disks.dedicatedIOThread", True)
+    else:
+        yield flag(view.owned, "bus")
+
+
+def sectors(view: View, context: Context) -> Iterator[Sign]:
+    """Sector sizes in bytes; QEMU takes 512 where one is left out, and never a physical one below the logical."""
+    allowed = SECTORS_S390X if context.arch == "s390x" else SECTORS
+    logical = _number(view.text("blockio.logical_block_size"), SECTOR)
+    physical = _number(view.text("blockio.physical_block_size"), max(SECTOR, logical))
+    if logical not in allowed or physical not in allowed or logical > physical:
+        yield flag(view.owned, "size")
+    elif logical != SECTOR and target_bus(view.text("device"), view.text("target.bus"), context.arch) == "sata":
+        yield flag(view.owned, "sata")
+    else:
+        yield write(view.owned, "domain.devices.disks.blockSize.custom.logical", logical)
+        yield write(view.owned, "domain.devices.disks.blockSize.custom.physical", physical)
+
+
+def _number(text: str, otherwise: int) -> int:
+    """A size as a number; 0 and nothing are QEMU's default, what is no number is no size."""
+    if not text or text == "0":
+        return otherwise
+    return int(text) if re.fullmatch(r"\d{1,10}", text) else -1
+
+
+def reservation(view: View, context: Context) -> Iterator[Sign]:
+    """SCSI persistent reservations, which a LUN alone has."""
+    if view.text("device") == "lun":
+        yield write(view.owned, "domain.devices.disks.lun.reservation", True)
+    else:
+        yield flag(view.owned, "no-lun")
+
+
+def address(view: View, context: Context) -> Iterator[Sign]:
+    """Where the guest finds the disk; whether the order of its virtio disks changes is worth a warning."""
+    yield flag(view.owned, "order" if _reordered(view) else "place")
+
+
+def _reordered(view: View) -> bool:
+    """Whether a virtio disk comes at another place in the order of slots than in the order of the document."""
+    virtio = [leaf.node.trail[1].index for leaf in view.every("/devices.disk.target.bus") if leaf.value == "virtio"]
+    slots = {index: [0] * len(SLOT) for index in sorted(virtio)}
+    placed = set()
+    for position, name in enumerate(SLOT):
+        for leaf in view.every(f"/devices.disk.address.{name}"):
+            index = leaf.node.trail[1].index
+            if index in slots and NUMBER.fullmatch(leaf.value):
+                slots[index][position] = int(leaf.value, 16 if leaf.value[:2] == "0x" else 10)
+                placed.add(index)
+    if view.node.index not in slots or len(placed) < len(slots):
+        return False
+    return list(slots).index(view.node.index) != sorted(slots, key=lambda index: slots[index]).index(view.node.index)
+
+
+def lost(view: View, context: Context) -> Iterator[Sign]:
+    """Leaves that are lost together and make one finding."""
+    yield flag(view.owned, "lost")
