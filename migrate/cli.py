@@ -18,7 +18,8 @@ from migrate import __version__
 from migrate.model import Mismatch, Refused, Unfinished
 
 if TYPE_CHECKING:
-    from migrate.model import VM
+    from migrate.applying import Outcome
+    from migrate.model import VM, PlannedDisk
     from migrate.reporting import Summary
     from migrate.selection import Selection
 
@@ -239,6 +240,91 @@ def run(
     sys.exit(status or _verify(planned, directory, chosen, "text" if output == "text" else "none"))
 
 
+def _apply(plan: Path, directory: Path, select: Selection, output: str) -> int:
+    """Carries the plan out, tells each outcome, and returns the exit code."""
+    from migrate import applying
+    from migrate.transfer.file import DirectoryTarget
+
+    with _bars() as progress:
+        outcomes = []
+        for outcome in applying.apply(plan, DirectoryTarget(directory), select, progress):
+            outcomes.append(outcome)
+            _tell(outcome, output)
+    if output == "json":
+        _json([_outcome(outcome) for outcome in outcomes])
+    return _worst(outcomes)
+
+
+def _verify(plan: Path, directory: Path, select: Selection, output: str) -> int:
+    from migrate import applying
+    from migrate.transfer.file import DirectoryTarget
+
+    outcomes = []
+    for outcome in applying.verify(plan, DirectoryTarget(directory), select):
+        outcomes.append(outcome)
+        _tell(outcome, output, "verified")
+    if output == "json":
+        _json([_outcome(outcome) for outcome in outcomes])
+    return _worst(outcomes)
+
+
+def _tell(outcome: Outcome, output: str, done: str = "copied and read back") -> None:
+    """One line for an outcome: what arrived on stdout, what did not on stderr."""
+    from migrate.target.quantity import human
+
+    name = f"{outcome.vm} {outcome.disk}" if outcome.disk else outcome.vm
+    if outcome.problem:
+        _note(f"{name}: {outcome.problem}")
+    elif outcome.evidence and output == "text":
+        item = outcome.evidence
+        word = "there already, with evidence" if outcome.earlier else done
+        _say(f"{name} -> {item.namespace}/{item.claim}: {human(item.bytes)}, {human(item.data)} data, {word}")
+
+
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "vm": outcome.vm,
+        "disk": outcome.disk,
+        "evidence": _fields(outcome.evidence) if outcome.evidence else None,
+        "earlier": outcome.earlier,
+        "problem": str(outcome.problem) if outcome.problem else None,
+    }
+
+
+def _worst(outcomes: list[Outcome]) -> int:
+    """The exit code of several outcomes: a mismatch before what is unfinished before what was left out."""
+    found = {_code(outcome.problem) for outcome in outcomes if outcome.problem}
+    return next((code for code in (MISMATCH, UNFINISHED, REFUSED, FINDINGS) if code in found), 0)
+
+
+def _code(problem: Exception) -> int:
+    codes = {Mismatch: MISMATCH, Unfinished: UNFINISHED, Refused: REFUSED}
+    return next((code for kind, code in codes.items() if isinstance(problem, kind)), FINDINGS)
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[PlannedDisk, str, int], None]]:
+    """A bar for each disk and step on stderr; nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda disk, phase, count: None
+        return
+    from rich import progress as rich
+    from rich.console import Console
+
+    columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.DownloadColumn(binary_units=True))
+    tasks: dict[tuple[str, str], rich.TaskID] = {}
+    shown = (*columns, rich.TransferSpeedColumn(), rich.TimeRemainingColumn())
+    with rich.Progress(*shown, console=Console(stderr=True), transient=True) as bars:
+
+        def step(disk: PlannedDisk, phase: str, count: int) -> None:
+            key = (disk.claim, phase)
+            if key not in tasks:
+                tasks[key] = bars.add_task(f"{disk.claim} {phase}", total=disk.bytes)
+            bars.advance(tasks[key], count)
+
+        yield step
+
+
 class Stopped(Exception):
     """Blockers stand before the copy. The command ends with exit code 1."""
 
@@ -295,7 +381,7 @@ def _show(summary: Summary, dir_: Path, output: str) -> None:
         _note(f"skipped {item.name}: {item.reason}")
     for name in summary.internal:
         _note(
-            f"{name}: a rule failed, which is our bug; finding `internal` in report.json says which, report it with the XML"
+            f"{name}: a rule failed, which is our bug; see finding `internal` in report.json"
         )
 
 

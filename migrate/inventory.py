@@ -15,12 +15,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from migrate.model import VM, Disk, Image, Refused, Skipped, short_hash
+from migrate.model import VM, Refused, Skipped, short_hash
 
 SCHEMA = 1
 RECORDS = "inventory.json"
@@ -203,6 +203,11 @@ def _check_folders(vms: list[VM]) -> None:
         seen.add(vm.folder)
 
 
+def record(kind: type, row: Any, where: str) -> Any:
+    """A record of the model from its JSON, the XML of a VM left out; ValueError for a field missing or unknown."""
+    return _record(kind, _value(dict, row, where), where)
+
+
 def _value(kind: Any, value: Any, where: str) -> Any:
     """A JSON value as the type of a field; what does not fit raises ValueError."""
     if isinstance(kind, types.UnionType):
@@ -211,7 +216,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     if typing.get_origin(kind) is list:
         (item,) = typing.get_args(kind)
         return [_value(item, part, f"{where}[{index}]") for index, part in enumerate(_value(list, value, where))]
-    if kind in (VM, Skipped, Disk, Image):
+    if is_dataclass(kind):
         return _record(kind, _value(dict, value, where), where)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{where} is no {kind.__name__}; collect again into a new folder")

@@ -1,4 +1,7 @@
-"""The story: collect reads a source, translate makes Kubernetes objects of a domain, plan writes them, apply acts."""
+"""The story: collect reads a source, translate makes Kubernetes objects of a domain, plan does so for all.
+
+What acts on a plan stands in `applying`.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from migrate import inventory as inventories
-from migrate import sources
+from migrate import sources, transfer
 from migrate.inventory import Inventory
 from migrate.mapping import ledger, vocabulary
 from migrate.mapping.paths import parse, read
@@ -32,9 +34,6 @@ from migrate.site import Site
 from migrate.target import admission, manifests
 from migrate.target.quantity import to_bytes
 from migrate.target.vocabulary import Target, strict
-
-if TYPE_CHECKING:
-    pass
 
 CLAIM = re.compile(r"volumes\[([^\]]*)\]\.persistentVolumeClaim\.claimName")
 DISK = re.compile(r"devices\.disk\[(\d+)\]")
@@ -154,13 +153,16 @@ FIELDS_REMEDY = "A device above is only partly carried; its findings say which."
 
 
 def _unfit(vm: VM, translation: Translation) -> Iterator[Finding]:
-    """Why `apply` cannot copy the disks now. It is a warning where nothing is known of them, as for XML files."""
-    reason = sources.source(vm.kind).unfit(vm) if translation.disks else None
-    if reason:
-        severity: Severity = "warning" if vm.state == "unknown" else "blocker"
-        yield leafless(vm, "transfer/source", severity, f"The disks cannot be copied: {reason}.", UNFIT_REMEDY)
-        for disk in translation.disks:
-            disk.unfit = reason
+    """Why `apply` cannot copy disks, once a reason. A warning where the source is not there, as for XML files."""
+    said: set[str] = set()
+    for disk in translation.disks:
+        reason = sources.source(vm.kind).unfit(vm, disk) or transfer.method(disk.method).unfit(disk, None)
+        disk.unfit = reason
+        if reason and reason not in said:
+            said.add(reason)
+            severity: Severity = "warning" if vm.state == "unknown" else "blocker"
+            because = f"The disk {disk.name} cannot be copied: {reason.rstrip('.')}."
+            yield leafless(vm, "transfer/unfit", severity, because, UNFIT_REMEDY, f"volumes[{disk.name}]")
 
 
 UNFIT_REMEDY = "Do what the reason says, collect again and plan again."

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 
 from migrate.mapping.paths import MAX_BYTES, parse, printable
-from migrate.model import VM, Refused, Skipped
+from migrate.model import VM, PlannedDisk, Refused, Skipped
 from migrate.selection import Selection
 from migrate.sources import _domain
 
@@ -43,11 +43,9 @@ def xml(vm: VM) -> bytes:
     return _bytes(vm.url)
 
 
-def unfit(vm: VM) -> str | None:
-    """Why the disks of a VM from a file cannot be copied: they lie elsewhere."""
-    return (
-        None if not vm.disks else "a domain XML file has no disks with it; collect from its libvirt host to copy them"
-    )
+def unfit(vm: VM, disk: PlannedDisk) -> str | None:
+    """Why the disk of a VM from a file cannot be copied: it lies elsewhere."""
+    return "a domain XML file has no disks with it; collect from its libvirt host to copy them"
 
 
 def _folder(folder: str, select: Selection) -> Iterator[VM | Skipped]:

@@ -79,8 +79,8 @@ def unread(url: str) -> tuple[str, str]:
     return _without_password(url), _without_password(url)
 
 
-def unfit(vm: VM) -> str | None:
-    """Why the disks of a VM cannot be copied as it stands in the inventory, or None."""
+def unfit(vm: VM, disk: PlannedDisk) -> str | None:
+    """Why a disk cannot be copied as its VM stands in the inventory, or None."""
     if urlsplit(vm.url).scheme.startswith("test"):
         return "libvirt's test driver has no disks behind its domains; it is for mapping only"
     if not _local(vm.url, vm.host):
@@ -89,10 +89,10 @@ def unfit(vm: VM) -> str | None:
         return (
             "the domain is transient, so it is gone when it is shut off; define it (virsh define), then collect again"
         )
-    return _unstill(vm.state, vm.managed_save)
+    return _unstill(vm.state, vm.managed_save) or _outside(disk)
 
 
-def outside(disk: PlannedDisk) -> str | None:
+def _outside(disk: PlannedDisk) -> str | None:
     """The image of a disk's chain that lies neither beside its top nor in an allowed folder, with what to do."""
     folders = [os.path.realpath(folder) for folder in disk.allowed]
     own = {os.path.dirname(image.path) for image in disk.chain[:1]}
@@ -147,7 +147,7 @@ def open(vm: VM, disk: PlannedDisk) -> Iterator[Opened]:
     """Serves a planned disk of a VM of this machine; the images it may read are those in its allowed folders."""
     from migrate.transfer import _bytes
 
-    if reason := unfit(vm):
+    if reason := unfit(vm, disk):
         raise Refused(f"{printable(vm.name)}: {reason}")
     if not disk.path:
         raise Refused(f"{printable(vm.name)}: disk {disk.name} has no image; collect and plan again")
