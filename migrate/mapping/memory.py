@@ -1,0 +1,170 @@
+"""How much memory the guest has, how far it can grow, and in which pages the host keeps it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from migrate.mapping.paths import Leaf
+from migrate.mapping.signs import Context, Sign, View, default, flag, write
+from migrate.mapping.tuning import dedicated
+
+# libvirt's prefixes (virScaleInteger), each 1024 times the last with `iB` or alone, 1000 times with `B`.
+POWERS = "kmgtpe"
+# VIR_DOMAIN_MEMORY_PARAM_UNLIMITED
+UNLIMITED_KIB = 2**53 - 1
+MIB, GIB = 1024, 1024 * 1024
+# KubeVirt's pkg/liveupdate/memory: what hot-plug needs, in KiB.
+BLOCK, BLOCK_OF_1GI_PAGES, LEAST = 2 * MIB, GIB, GIB
+# Memory devices that the guest does not use as RAM.
+NO_RAM = ("nvdimm", "virtio-pmem", "sgx-epc")
+X86 = ("x86_64", "i686")
+X86_PAGES = (2 * MIB, GIB)
+ORDINARY_PAGE = 4
+DEFAULT_PAGES = {"s390x": MIB}
+
+
+def kib(text: str, unit: str) -> int:
+    """A memory amount in KiB, rounded up as libvirt does; ValueError says what is wrong with it."""
+    if not re.fullmatch(r"\s*\d{1,20}\s*", text):
+        raise ValueError(f"{text!r} is no amount of memory")
+    amount = -(-int(text) * _scale(unit.lower()) // 1024)
+    if amount >= UNLIMITED_KIB:
+        raise ValueError(f"{text} {unit} is more than libvirt takes")
+    return amount
+
+
+def _scale(unit: str) -> int:
+    if unit in ("b", "byte", "bytes"):
+        return 1
+    power, rest = POWERS.find(unit[:1]) + 1, unit[1:]
+    if not unit:
+        return 1024
+    if not power or rest not in ("", "ib", "b"):
+        raise ValueError(f"{unit!r} is no unit of memory")
+    return (1000 if rest == "b" else 1024) ** power
+
+
+def quantity(amount: int) -> str:
+    """An amount in KiB as an exact Kubernetes quantity in the largest unit that holds it."""
+    for unit, size in (("Gi", GIB), ("Mi", MIB)):
+        if amount and amount % size == 0:
+            return f"{amount // size}{unit}"
+    return f"{amount}Ki"
+
+
+def total(view: View) -> int:
+    """The guest's RAM in KiB: what libvirt boots it with and the modules plugged in, without what is no RAM.
+
+    ValueError says what is wrong with an amount.
+    """
+    amount = kib(view.text("/memory", "0"), view.text("/memory.unit"))
+    modules = [_module(view, leaf) for leaf in view.every("/devices.memory.model")]
+    if not amount:
+        amount = sum(kib(leaf.value, view.others(leaf, "unit")) for leaf in view.every("/cpu.numa.cell.memory"))
+        amount += sum(size for size, _ in modules)
+    amount -= sum(unused for _, unused in modules)
+    if amount <= 0:
+        raise ValueError("the guest has no memory")
+    return amount
+
+
+def _module(view: View, model: Leaf) -> tuple[int, int]:
+    """The size of a memory device, and the part of it that the guest does not have as RAM."""
+    size, requested = (
+        kib(view.others(model, f"target.{name}") or "0", view.others(model, f"target.{name}.unit"))
+        for name in ("size", "requested")
+    )
+    unused = size if model.value in NO_RAM else size - requested if model.value == "virtio-mem" else 0
+    return size, unused
+
+
+def size(view: View, context: Context) -> Iterator[Sign]:
+    """The memory that the guest starts with, and the most it can grow to."""
+    own = [leaf for leaf in view.owned if leaf.pattern.startswith("memory")]
+    limit = [leaf for leaf in view.owned if leaf.pattern.startswith("maxMemory")]
+    try:
+        guest = total(view)
+        most = kib(view.text("maxMemory"), view.text("maxMemory.unit")) if limit else guest
+    except ValueError as error:
+        yield flag(view.owned, "unreadable", str(error))
+        return
+    yield write(own, "domain.memory.guest", quantity(guest))
+    block = _block(view, context, guest)
+    if not limit and block:
+        because = "Without it KubeVirt gives the guest room to grow to four times its memory."
+        yield write(own, "domain.memory.maxGuest", quantity(guest), because)
+    elif limit and block:
+        yield write(limit, "domain.memory.maxGuest", quantity(max(guest, most // block * block)))
+        yield flag(limit, "virtio-mem")
+    elif limit:
+        yield flag(limit, "fixed")
+
+
+def _block(view: View, context: Context, guest: int) -> int:
+    """The step in KiB in which KubeVirt can plug memory into this guest, 0 where it cannot."""
+    size = page(view, context)
+    block = BLOCK_OF_1GI_PAGES if size == GIB else BLOCK
+    if context.arch not in X86 or passes_through(view, context) or view.text("/launchSecurity.type"):
+        return 0
+    return block if guest >= LEAST and guest % block == 0 else 0
+
+
+def passes_through(view: View, context: Context) -> bool:
+    """Whether KubeVirt can cut the guest's NUMA nodes like those of the cluster's node, which rules out hot-plug."""
+    cells = sum(1 for _ in view.every("/cpu.numa.cell.memory"))
+    return cells > 1 and context.arch in X86 and page(view, context) > 0 and dedicated(view, context)
+
+
+def current(view: View, context: Context) -> Iterator[Sign]:
+    """Whether the balloon takes memory from the guest at the source."""
+    try:
+        now, all_of_it = kib(view.text("currentMemory"), view.text("currentMemory.unit")), total(view)
+    except ValueError as error:
+        yield flag(view.owned, "unreadable", str(error))
+        return
+    if 0 < now < all_of_it:
+        yield flag(view.owned, "ballooned", f"{quantity(now)} of {quantity(all_of_it)}")
+    else:
+        yield default(view.owned, "The guest starts with all of its memory (virt-launcher's MemoryConfigurator).")
+
+
+def hugepages(view: View, context: Context) -> Iterator[Sign]:
+    """The one size of huge pages that KubeVirt gives a guest."""
+    try:
+        sizes, guest = _sizes(view, context), total(view)
+    except ValueError as error:
+        yield flag(view.owned, "unreadable", str(error))
+        return
+    if not sizes:
+        yield default(
+            view.owned, "Pages of the host's ordinary size, which a guest has anyway (libvirt, qemu_command.c)."
+        )
+        return
+    chosen = min(sizes)
+    if guest % chosen:
+        yield flag(view.owned, "no-multiple", f"{quantity(guest)} in pages of {quantity(chosen)}")
+    elif not page(view, context):
+        yield flag(view.owned, "no-such-size", quantity(chosen))
+    else:
+        yield write(view.owned, "domain.memory.hugepages.pageSize", quantity(chosen))
+        count = f"{guest // chosen} pages of {quantity(chosen)}"
+        yield flag(view.owned, "mixed" if len(sizes) > 1 else "reserved", count)
+
+
+def page(view: View, context: Context) -> int:
+    """The size in KiB of the huge pages that are written for this guest, 0 for none."""
+    try:
+        chosen = min(_sizes(view, context), default=0)
+        fits = chosen > 0 and total(view) % chosen == 0
+    except ValueError:
+        return 0
+    return chosen if fits and (chosen in X86_PAGES or context.arch not in X86) else 0
+
+
+def _sizes(view: View, context: Context) -> set[int]:
+    """The sizes in KiB of all huge pages that the domain asks for; without a size the host's default is meant."""
+    sizes = {kib(leaf.value, view.others(leaf, "unit")) for leaf in view.every("/memoryBacking.hugepages.page.size")}
+    if view.leaf("/memoryBacking.hugepages"):
+        sizes = {DEFAULT_PAGES.get(context.arch, 2 * MIB)}
+    return {size for size in sizes if size > ORDINARY_PAGE}

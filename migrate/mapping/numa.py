@@ -1,0 +1,39 @@
+"""NUMA: the nodes that the guest sees, and those of the host that hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from migrate.mapping.memory import passes_through
+from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
+
+DETAILS = ("distances", "interconnects", "cache")
+BINDING = ("strict", "restrictive")
+
+
+def guest(view: View, context: Context) -> Iterator[Sign]:
+    """What becomes of the NUMA nodes that the guest sees."""
+    details = [leaf for leaf in view.owned if any(part in leaf.pattern.split(".") for part in DETAILS)]
+    cells = [leaf for leaf in view.owned if leaf not in details]
+    if passes_through(view, context):
+        yield write(view.owned, "domain.cpu.numa.guestMappingPassthrough", {})
+        yield flag(view.owned, "of-the-node")
+    elif sum(leaf.pattern == "cpu.numa.cell.memory" for leaf in cells) > 1:
+        yield flag(view.owned, "flattened")
+    else:
+        if cells:
+            yield default(cells, "The guest's memory is one NUMA node (virt-launcher's CPUDomainConfigurator).")
+        if details:
+            yield flag(details, "details")
+
+
+def host(view: View, context: Context) -> Iterator[Sign]:
+    """How tightly the guest's memory is tied to NUMA nodes of the source host."""
+    modes = {leaf.value for leaf in view.owned if leaf.pattern.endswith(".mode")}
+    nodes = any(leaf.pattern.endswith(".nodeset") for leaf in view.owned)
+    if not nodes:
+        yield ignore(view.owned, "libvirt chose NUMA nodes of the source host at each start.")
+    elif modes & set(BINDING) or not modes:
+        yield flag(view.owned, "unbound")
+    else:
+        yield flag(view.owned, "unguided")
