@@ -8,16 +8,16 @@ say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 2; }
 
 build=(gcc libc6-dev pkg-config libvirt-dev python3-dev python3-venv ca-certificates)
-libvirt=(libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils libnbd0)
+libvirt=(libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils swtpm swtpm-tools libnbd0)
 guest=(busybox-static cpio dosfstools mtools syslinux)
 
 purpose=${1:-}
 case $purpose in
-    demo) packages=("${build[@]}" "${libvirt[@]}"); extras=libvirt; commands="virsh qemu-img qemu-nbd" ;;
+    demo) packages=("${build[@]}" "${libvirt[@]}"); extras=libvirt; commands="virsh qemu-img qemu-nbd qemu-system-x86_64 swtpm" ;;
     test)
         packages=("${build[@]}" "${libvirt[@]}" "${guest[@]}" git nbdkit libnbd-bin)
         extras=test,libvirt
-        commands="virsh libvirtd qemu-img qemu-nbd qemu-system-x86_64 nbdkit syslinux mcopy mkfs.fat cpio busybox"
+        commands="virsh libvirtd qemu-img qemu-nbd qemu-system-x86_64 swtpm nbdkit syslinux mcopy mkfs.fat cpio busybox"
         ;;
     *) die "say what for: tools/setup.sh demo|test" ;;
 esac
