@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from migrate.mapping.signs import Context, Sign, View, default, flag, write
@@ -29,7 +29,7 @@ def _in_use(view: View) -> bool:
     index = view.text("index", "0")
     buses = {leaf.node.trail[1].path: leaf.value for leaf in view.every("/devices.disk.target.bus")}
     owners = [path for path, bus in buses.items() if bus == "scsi"]
-    owners += [leaf.node.path for leaf in view.every("/devices.hostdev.type") if leaf.value.startswith("scsi")]
+    owners += [leaf.node.path for leaf in view.every("/devices.hostdev.type") if leaf.value == "scsi"]
     at = {leaf.node.trail[1].path: leaf.value for leaf in view.every("/devices.disk.address.controller")}
     at |= {leaf.node.trail[1].path: leaf.value for leaf in view.every("/devices.hostdev.address.controller")}
     return any(at.get(path, index) == index for path in owners)
@@ -48,18 +48,18 @@ def lost(view: View, context: Context) -> Iterator[Sign]:
     yield flag(view.owned, "lost")
 
 
-def gained_scsi(context: Context, writes: Any) -> str | None:
+def gained_scsi(context: Context, writes: Mapping[str, Any]) -> str | None:
     """The SCSI controller for hot-plugged disks, which every VM of KubeVirt has, where the source has none."""
     types = (leaf.value for leaf in context.document.leaves if leaf.pattern == "devices.controller.type")
     return None if "scsi" in types else "virtio-scsi"
 
 
-def gained_discards(context: Context, writes: Any) -> str | None:
-    """The disks whose discards reach the storage from now on, by target dev."""
+def gained_discards(context: Context, writes: Mapping[str, Any]) -> str | None:
+    """The disks whose discards reach the storage from now on, by the name of their item."""
     freed = []
-    for node in context.document.nodes.get("devices.disk", ()):
-        text = context.document.text
-        plain = text(f"{node.path}.device") in ("disk", "lun")
-        if plain and f"{node.path}.driver.discard" not in context.document.by_path:
-            freed.append(text(f"{node.path}.target.dev"))
+    for path, made in writes.items():
+        if path.endswith(("].disk.bus", "].lun.bus")):
+            discard = made.leaves[0].replace(".target.bus", ".driver.discard")
+            if discard not in context.document.by_path:
+                freed.append(path[path.index("[") + 1 : path.index("]")])
     return ", ".join(freed) or None

@@ -1,0 +1,51 @@
+"""Controllers: a SCSI model matters where a disk hangs on it, and gains say what KubeVirt adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from migrate.mapping import ledger
+from migrate.mapping.rules import Rules
+
+DISK = "<disk type='file'><source file='/a'/><target dev='sda' bus='{bus}'/>{address}</disk>"
+AT = "<address type='drive' controller='{}' bus='0' target='0' unit='0'/>"
+LSI = "<controller type='scsi' index='0' model='virtio-scsi'/><controller type='scsi' index='1' model='lsisas1068'/>"
+
+
+def findings(book: ledger.Ledger) -> set[str]:
+    return {finding.id for entry in book.entries for finding in entry.findings if finding.id.startswith("scsi-model")}
+
+
+@pytest.mark.parametrize(
+    ("device", "flagged"),
+    [
+        (DISK.format(bus="scsi", address=AT.format(1)), "scsi-model/driver"),
+        (DISK.format(bus="scsi", address=AT.format(0)), "scsi-model/unused"),
+        (DISK.format(bus="scsi", address=""), "scsi-model/driver"),
+        (DISK.format(bus="sata", address=AT.format(1)), "scsi-model/unused"),
+        (f"<hostdev mode='subsystem' type='scsi'>{AT.format(1)}</hostdev>", "scsi-model/driver"),
+        (f"<hostdev mode='subsystem' type='scsi'>{AT.format(0)}</hostdev>", "scsi-model/unused"),
+    ],
+)
+def test_a_scsi_model_is_a_warning_where_something_hangs_on_it(
+    run: Callable, rules: Rules, device: str, flagged: str
+) -> None:
+    assert findings(run(f"<devices>{device}{LSI}</devices>", rules)) == {flagged}
+
+
+def gains(book: ledger.Ledger) -> dict[str, str]:
+    return {gain.path: gain.value for gain in book.gains}
+
+
+def test_gains_name_the_disks_whose_discards_arrive_now(run: Callable, rules: Rules) -> None:
+    kept = "<disk type='file'><driver discard='unmap'/><source file='/b'/><target dev='sdb' bus='sata'/></disk>"
+    floppy = "<disk type='file' device='floppy'><source file='/c'/><target dev='fda'/></disk>"
+    book = run(f"<devices>{DISK.format(bus='sata', address='')}{kept}{floppy}</devices>", rules)
+    assert gains(book)["domain.devices.disks"] == "sda"
+
+
+def test_the_scsi_controller_is_a_gain_where_there_was_none(run: Callable, rules: Rules) -> None:
+    assert "domain.devices.disableHotplug" in gains(run("<devices/>", rules))
+    assert "domain.devices.disableHotplug" not in gains(run(f"<devices>{LSI}</devices>", rules))
