@@ -1,0 +1,92 @@
+"""Firmware: whether the guest starts with EFI, with Secure Boot, and where its variables are kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from migrate.mapping.paths import Leaf
+from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
+
+# File names of EFI builds: OVMF, AAVMF, edk2-x86_64-code.fd, QEMU_EFI.fd, BHYVE_UEFI.fd.
+EFI_IMAGE = re.compile(r"ovmf|aavmf|edk2|efi", re.IGNORECASE)
+# Builds and variable stores with Secure Boot: OVMF_CODE.secboot.fd, OVMF_VARS_4M.ms.fd, edk2-i386-secure-code.fd.
+SECURE_IMAGE = re.compile(r"secboot|secure|[._]ms[._]|snakeoil|enrolled", re.IGNORECASE)
+SECURE_BOOT = "domain.firmware.bootloader.efi.secureBoot"
+CONFIDENTIAL = ("sev-snp", "tdx")
+
+
+def efi(view: View, context: Context) -> Iterator[Sign]:
+    """BIOS or EFI, Secure Boot and the system management mode that it needs."""
+    smm = [leaf for leaf in view.owned if leaf.pattern.startswith("features.")]
+    leaves = [leaf for leaf in view.owned if leaf not in smm]
+    secure = False
+    if leaves and _is_efi(view):
+        row = _insecure(view)
+        secure = row == ""
+        yield write(leaves, SECURE_BOOT, secure)
+        if row:
+            yield flag(leaves, row)
+    elif leaves:
+        yield _bios(view, leaves)
+    if secure:
+        yield write([*smm, *leaves], "domain.features.smm.enabled", True)
+    elif view.text("features.smm.state") == "off":
+        yield flag(smm, "smm-on")
+    elif smm:
+        yield write(smm, "domain.features.smm.enabled", True)
+
+
+def _is_efi(view: View) -> bool:
+    loader = view.text("os.loader").rpartition("/")[2]
+    return view.text("os.firmware") == "efi" or view.text("os.loader.type") == "pflash" or bool(EFI_IMAGE.search(loader))
+
+
+def _bios(view: View, leaves: list[Leaf]) -> Sign:
+    if view.text("os.firmware") not in ("", "bios"):
+        return flag(leaves, "unknown")
+    if view.text("os.loader"):
+        return flag(leaves, "host-firmware")
+    return default(leaves, "A guest that asks for no EFI starts with SeaBIOS (KubeVirt, api/core/v1 Bootloader).")
+
+
+def _insecure(view: View) -> str | None:
+    """Nothing where Secure Boot is on, None where it is off, else the row that says why it is off."""
+    features = {view.others(leaf, "name"): leaf.value for leaf in view.every("os.firmware.feature.enabled")}
+    asked = view.text("os.loader.secure") == "yes" or features.get("secure-boot") == "yes"
+    capable = asked or bool(SECURE_IMAGE.search(view.text("os.loader").rpartition("/")[2]))
+    template = view.text("os.nvram.template").rpartition("/")[2]
+    keys = features.get("enrolled-keys") or ("yes" if SECURE_IMAGE.search(template) else "no" if template else "")
+    if features.get("secure-boot") == "no" or not (capable or keys == "yes"):
+        return None
+    if view.text("os.type.arch") not in ("x86_64", "i686"):
+        return "arch"
+    if keys == "no" or view.text("os.loader.secure") == "no":
+        return "no-keys"
+    return ""
+
+
+def variables(view: View, context: Context) -> Iterator[Sign]:
+    """The store of EFI variables: left behind, and kept from the first start on where the source keeps one."""
+    if not _is_efi(view):
+        yield ignore(view.owned, "Without EFI firmware nothing reads or writes EFI variables.")
+    elif view.text("os.loader.stateless") == "yes":
+        yield default(view.owned, "KubeVirt throws EFI variables away at each stop (converter/compute/os.go).")
+    elif view.text("launchSecurity.type") in CONFIDENTIAL:
+        yield flag(view.owned, "not-kept")
+    else:
+        yield write(view.owned, "domain.firmware.bootloader.efi.persistent", True)
+        yield flag(view.owned, "left-behind")
+
+
+def serial_output(view: View, context: Context) -> Iterator[Sign]:
+    """SeaBIOS's messages on the serial console."""
+    wanted = view.text("os.bios.useserial")
+    if _is_efi(view) or context.arch not in ("x86_64", "i686"):
+        yield ignore(view.owned, "The setting is SeaBIOS's, and the guest has another firmware.")
+    elif wanted == "yes":
+        yield write(view.owned, "domain.firmware.bootloader.bios.useSerial", True)
+    elif wanted == "no":
+        yield default(view.owned, "KubeVirt sends nothing there unless asked to (converter/compute/os.go configureBIOS).")
+    else:
+        yield flag(view.owned, "unknown")

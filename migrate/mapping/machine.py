@@ -1,0 +1,77 @@
+"""The machine: which chipset family the guest gets, and which device it boots from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from migrate.mapping import disk
+from migrate.mapping.ledger import item_key
+from migrate.mapping.paths import Node
+from migrate.mapping.signs import Context, Sign, View, flag, ignore, write
+
+# The machine family by architecture, and the names QEMU's distributions give to its versions.
+FAMILIES = {
+    "x86_64": ("q35", r"(pc-)?q35.*"),
+    "i686": ("q35", r"(pc-)?q35.*"),
+    "aarch64": ("virt", r"virt(-.*)?"),
+    "s390x": ("s390-ccw-virtio", r"s390-ccw-virtio(-.*)?"),
+}
+# Machines of x86 that Q35 stands in for. RHEL 6 called its i440FX machines rhel6.x.0; xenfv is Xen's.
+REPLACED = (("isapc", r"isapc"), ("microvm", r"microvm"), ("i440fx", r"pc(-(i440fx-)?.*)?|rhel\d.*|xenfv.*"))
+DEVICES_WITH_ORDER = ("disk", "interface", "hostdev", "redirdev")
+
+
+def lost(view: View, context: Context) -> Iterator[Sign]:
+    """All leaves of the rule are lost together: one finding."""
+    yield flag(view.owned, "lost")
+
+
+def machine(view: View, context: Context) -> Iterator[Sign]:
+    """The machine family in the cluster's newest version."""
+    source = view.text("os.type.machine")
+    family, versions = FAMILIES.get(view.text("os.type.arch"), ("", "(?!)"))
+    if re.fullmatch(versions, source):
+        yield write(view.owned, "domain.machine.type", family)
+        if source != family:
+            yield flag(view.owned, "version")
+        return
+    row = next((row for row, names in REPLACED if family == "q35" and re.fullmatch(names, source)), None)
+    if row is None:
+        yield flag(view.owned, "board")
+        return
+    yield write(view.owned, "domain.machine.type", family)
+    yield flag(view.owned, row)
+
+
+def boot(view: View, context: Context) -> Iterator[Sign]:
+    """Boot orders on devices from the list of kinds, as libvirt's QEMU driver hands them out."""
+    if any(any(view.every(f"/devices.{kind}.boot.order")) for kind in DEVICES_WITH_ORDER):
+        yield ignore(view.owned, "The devices have boot orders of their own, which decide.")
+        return
+    places = {leaf.value: place for place, leaf in enumerate(view.owned, start=1)}
+    for place, leaf in enumerate(view.owned, start=1):
+        if places[leaf.value] != place:
+            yield ignore(leaf, "The same kind of device stands again further down, and only the last place counts.")
+        elif leaf.value not in ("hd", "cdrom", "fd", "network"):
+            yield flag(leaf, "unknown")
+        elif (node := _first(leaf.value, context)) is None:
+            yield ignore(leaf, "The domain has no such device to boot from.")
+        elif leaf.value == "network":
+            yield write(leaf, f"domain.devices.interfaces[interface-{node.index}].bootOrder", place)
+        elif leaf.value == "fd":
+            yield flag(leaf, "floppy")
+        elif disk.gate(View(node, "", "", [], context.document, lambda _: True), context):
+            yield flag(leaf, "not-carried")
+        else:
+            key = item_key(context.document.text(f"{node.path}.target.dev"))
+            yield write(leaf, f"domain.devices.disks[{key}].bootOrder", place)
+
+
+def _first(kind: str, context: Context) -> Node | None:
+    nodes = context.document.nodes
+    if kind == "network":
+        return next(iter(nodes.get("devices.interface", ())), None)
+    wanted = {"hd": ("disk", "lun"), "cdrom": ("cdrom",), "fd": ("floppy",)}[kind]
+    disks = nodes.get("devices.disk", ())
+    return next((node for node in disks if context.document.text(f"{node.path}.device", "disk") in wanted), None)
