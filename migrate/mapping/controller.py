@@ -8,6 +8,7 @@ from typing import Any
 from migrate.mapping.signs import Context, Sign, View, default, flag, write
 
 VIRTIO_SCSI = ("virtio-scsi", "virtio-non-transitional")
+TRANSITIONAL = "virtio-transitional"
 NO_HOLE = "VirtualMachine.spec.template.metadata.annotations[kubevirt.io/disablePCIHole64]"
 
 
@@ -16,8 +17,8 @@ def scsi(view: View, context: Context) -> Iterator[Sign]:
     model = view.text("model")
     if model in VIRTIO_SCSI:
         yield default(view.owned, "KubeVirt's SCSI controller is virtio-scsi (converter/compute/controllers.go).")
-    elif model == "virtio-transitional":
-        yield flag(view.owned, "transitional")
+    elif model == TRANSITIONAL:
+        yield default(view.owned, "One transitional device makes all virtio devices of the VM so (gain-transitional).")
     elif _in_use(view):
         yield flag(view.owned, "driver", model)
     else:
@@ -63,3 +64,9 @@ def gained_discards(context: Context, writes: Mapping[str, Any]) -> str | None:
             if discard not in context.document.by_path:
                 freed.append(path[path.index("[") + 1 : path.index("]")])
     return ", ".join(freed) or None
+
+
+def gained_transitional(context: Context, writes: Mapping[str, Any]) -> bool | None:
+    """True where a device of the source is transitional: KubeVirt makes all of a VM's virtio devices so, or none."""
+    leaves = context.document.leaves
+    return any(leaf.value == TRANSITIONAL and leaf.pattern.startswith("devices.") for leaf in leaves) or None

@@ -49,3 +49,14 @@ def test_gains_name_the_disks_whose_discards_arrive_now(run: Callable, rules: Ru
 def test_the_scsi_controller_is_a_gain_where_there_was_none(run: Callable, rules: Rules) -> None:
     assert "domain.devices.disableHotplug" in gains(run("<devices/>", rules))
     assert "domain.devices.disableHotplug" not in gains(run(f"<devices>{LSI}</devices>", rules))
+
+
+@pytest.mark.parametrize("device", ["disk", "controller"])
+def test_one_transitional_device_makes_all_so(run: Callable, rules: Rules, device: str) -> None:
+    old = {
+        "disk": "<disk model='virtio-transitional'><source file='/a'/><target dev='vda' bus='virtio'/></disk>",
+        "controller": "<controller type='scsi' model='virtio-transitional'/>",
+    }[device]
+    path = "domain.devices.useVirtioTransitional"
+    assert run(f"<devices>{old}</devices>", rules).writes[path].value is True
+    assert path not in run(f"<devices>{LSI}</devices>", rules).writes
