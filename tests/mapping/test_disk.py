@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migrate.mapping import disk, ledger
@@ -17,6 +17,7 @@ from migrate.mapping.rules import Rules
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 labels = st.from_regex(LABEL, fullmatch=True)
 keys = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?", fullmatch=True)
+deterministic = settings(derandomize=True, deadline=None)
 GIB = {"vda": {"capacity": "1073741824"}}
 
 
@@ -37,6 +38,7 @@ def findings(book: ledger.Ledger) -> set[str]:
     return {finding.id for entry in book.entries for finding in entry.findings}
 
 
+@deterministic
 @given(labels, keys)
 def test_a_claim_name_is_a_label_that_ends_with_the_disk(folder: str, key: str) -> None:
     name = disk.claim_name(folder, key)
@@ -49,6 +51,7 @@ def test_claim_names_of_long_folders_stay_apart() -> None:
     assert len({disk.claim_name(folder, "vda") for folder in folders}) == len(folders)
 
 
+@deterministic
 @given(
     st.sampled_from(["disk", "cdrom", "lun"]),
     st.sampled_from([*disk.BUSES, "uml", ""]),
@@ -82,6 +85,7 @@ SERIALS = st.one_of(
 )
 
 
+@deterministic
 @given(text=SERIALS)
 def test_a_serial_is_one_that_the_webhooks_take_or_is_flagged(run: Callable, rules: Rules, text: str) -> None:
     book = run(devices(drive(f"<serial>{escape(text)}</serial>")), rules)
@@ -91,6 +95,7 @@ def test_a_serial_is_one_that_the_webhooks_take_or_is_flagged(run: Callable, rul
         assert {"disk-serial/unset", "disk-serial/charset", "disk-serial/blanks"} & findings(book)
 
 
+@deterministic
 @given(logical=st.integers(0, 5_000_000), physical=st.integers(0, 5_000_000))
 def test_sector_sizes_are_such_that_the_webhooks_take(run: Callable, rules: Rules, logical: int, physical: int) -> None:
     sizes = f"<blockio logical_block_size='{logical}' physical_block_size='{physical}'/>"
