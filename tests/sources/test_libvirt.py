@@ -40,7 +40,7 @@ def test_the_test_driver_is_for_mapping_only():
     assert vm.xml.startswith(b"<domain")
     assert [(item.target, item.capacity) for item in vm.disks] == [("vda", None)]
     assert vm.disks[0].problem
-    assert "mapping" in source.unfit(vm)
+    assert "mapping" in source.unfit(vm, planned(vm))
 
 
 def test_a_test_driver_file_has_its_own_domains(tmp_path):
@@ -108,7 +108,7 @@ def test_a_shut_off_domain_with_a_backing_chain(daemon):
     assert (vm.disks[0].capacity, vm.disks[0].problem) == (8 * MiB, None)
     assert vm.disks[0].allocation == top.stat().st_blocks * 512
     assert vm.xml == domain.XMLDesc(2).encode()
-    assert source.unfit(vm) is None
+    assert source.unfit(vm, planned(vm)) is None
 
 
 def test_a_disk_has_the_size_its_declared_format_shows(daemon):
@@ -183,10 +183,10 @@ def test_images_outside_of_the_allowed_folders_are_recorded_and_not_opened(daemo
     daemon.define("web", disk(top))
     vm = one(daemon)
     assert [item.path for item in vm.disks[0].chain] == [str(top), str(base)]
-    assert str(base) in source.outside(planned(vm))
-    assert source.outside(planned(vm, allowed=[str(daemon.folder / "b")])) is None
-    assert source.outside(planned(vm, allowed=[str(daemon.folder)])) is None
-    assert source.outside(planned(vm, allowed=[str(base)[:-1]]))
+    assert str(base) in source.unfit(vm, planned(vm))
+    assert source.unfit(vm, planned(vm, allowed=[str(daemon.folder / "b")])) is None
+    assert source.unfit(vm, planned(vm, allowed=[str(daemon.folder)])) is None
+    assert source.unfit(vm, planned(vm, allowed=[str(base)[:-1]]))
     with pytest.raises(Refused, match="outside"), source.open(vm, planned(vm)):
         pass
 
@@ -211,7 +211,7 @@ def test_disks_of_another_host_are_not_opened_yet(daemon):
         ("qemu+ssh:///system", "h2"),
     ):
         elsewhere = replace(vm, url=url, host=host)
-        assert "h2" in source.unfit(elsewhere)
+        assert "h2" in source.unfit(elsewhere, planned(elsewhere))
         with pytest.raises(Refused, match="not there yet"), source.open(elsewhere, planned(vm)):
             pass
 
@@ -233,8 +233,8 @@ def test_of_a_persistent_domain_the_inactive_definition_is_read_and_of_a_transie
     assert web.disks[0].capacity == 8 * MiB
     assert [vm.name for vm in collect(daemon.url, select=["state=paused"])] == ["brief", "web"]
     assert collect(daemon.url, select=["state=shut off"]) == []
-    assert "shut it down" in source.unfit(web)
-    assert "transient" in source.unfit(brief)
+    assert "shut it down" in source.unfit(web, planned(web))
+    assert "transient" in source.unfit(brief, planned(web))
     with pytest.raises(Unfinished, match="shut it down"), source.hold(web):
         pass
 
@@ -246,7 +246,7 @@ def test_a_managed_save_image_is_recorded_and_in_the_way(daemon):
     domain.managedSave()
     vm = one(daemon)
     assert (vm.state, vm.managed_save) == ("shut off", True)
-    assert "managed-save" in source.unfit(vm)
+    assert "managed-save" in source.unfit(vm, planned(vm))
     with pytest.raises(Unfinished, match="managed-save"), source.hold(held):
         pass
 
@@ -331,7 +331,7 @@ def test_a_remote_host_tells_the_chain_through_its_pools(daemon):
     assert first.chain == [Image(str(top), "qcow2"), Image(str(base), "qcow2")]
     assert (first.capacity, first.problem) == (8 * MiB, None)
     assert (second.chain, second.capacity) == ([Image(str(outside), "qcow2")], 2 * MiB)
-    assert "not there yet" in source.unfit(vm)
+    assert "not there yet" in source.unfit(vm, planned(vm))
 
 
 EMBEDDED = """
@@ -347,11 +347,12 @@ writer = source._library().open(url)
 writer.defineXML(domain)
 writer.close()
 def row(vm):
-    return asdict(vm) | {"xml": None, "unfit": source.unfit(vm)}
+    return asdict(vm) | {"xml": None, "unfit": source.unfit(vm, plan)}
 vms = list(sources.collect("libvirt", [url], Selection()))
 again = list(sources.collect("libvirt", [url], Selection()))
 disk = vms[0].disks[0]
-plan = PlannedDisk("vda", "n", "c", "file", disk.path, disk.format, disk.capacity, disk.allocation, disk.capacity)
+plan = PlannedDisk("vda", "n", "c", "file", disk.path, disk.format, disk.capacity, disk.allocation, disk.capacity,
+    disk.chain)
 with source.hold(vms[0]) as check, source.open(vms[0], plan) as opened:
     check()
     size = opened.size
@@ -395,7 +396,7 @@ def test_two_embedded_drivers_in_one_run_are_refused_with_the_reason(tmp_path):
 
 def test_the_unfit_reasons_come_in_the_order_of_what_helps():
     vm = VM("web", "u", "libvirt", "qemu://h/system", "qemu:///system", "h", state="shut off", disks=[Disk("vda")])
-    assert source.unfit(vm) is None
-    assert "running" in source.unfit(replace(vm, state="running"))
-    assert "managed-save" in source.unfit(replace(vm, state="shut off", managed_save=True))
-    assert "not there yet" in source.unfit(replace(vm, url="qemu+tcp://h/system", state="running"))
+    assert source.unfit(vm, planned(vm)) is None
+    assert "running" in source.unfit(replace(vm, state="running"), planned(vm))
+    assert "managed-save" in source.unfit(replace(vm, state="shut off", managed_save=True), planned(vm))
+    assert "not there yet" in source.unfit(replace(vm, url="qemu+tcp://h/system", state="running"), planned(vm))
