@@ -223,8 +223,8 @@ def run(
 ) -> None:
     """The one-shot: collect, plan, apply and verify. Stops before the copy at blockers; run again to resume."""
     from migrate import pipeline
+    from migrate.journal import NAME as JOURNAL
     from migrate.mapping.rules import load
-    from migrate.reporting import JOURNAL
 
     chosen = _selection(select, exclude)
     inventory, planned = dir_ / "inventory", dir_ / "plan"
@@ -380,9 +380,7 @@ def _show(summary: Summary, dir_: Path, output: str) -> None:
     for item in summary.skipped:
         _note(f"skipped {item.name}: {item.reason}")
     for name in summary.internal:
-        _note(
-            f"{name}: a rule failed, which is our bug; see finding `internal` in report.json"
-        )
+        _note(f"{name}: a rule failed, which is our bug; see finding `internal` in report.json")
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from typing import Any
 
 from migrate.model import Evidence, Refused, Unfinished
 
+NAME = "journal.jsonl"
+
 Key = tuple[str, str, str]  # vm, disk, target
 
 
@@ -129,6 +131,13 @@ def evidences(path: Path) -> list[Evidence]:
     """All evidence in a journal, also of one that is being written; none where there is no journal."""
     records = (record for _, record in _read(path))
     return [state.evidence for state in _replay(records, keep=False).values() if state.evidence]
+
+
+def arrived(path: Path, target: str) -> dict[tuple[str, str], Evidence]:
+    """The evidence of what has arrived at a target, by namespace and claim, also while the journal is written."""
+    states = _replay((record for _, record in _read(path)), keep=False)
+    found = (state.evidence for (_, _, at), state in states.items() if at == target)
+    return {(evidence.namespace, evidence.claim): evidence for evidence in found if evidence}
 
 
 def digests(path: Path, vm: str, disk: str, target: str) -> dict[int, bytes]:

@@ -35,7 +35,7 @@ from migrate.target import admission, manifests
 from migrate.target.quantity import to_bytes
 from migrate.target.vocabulary import Target, strict
 
-CLAIM = re.compile(r"volumes\[([^\]]*)\]\.persistentVolumeClaim\.claimName")
+CLAIM = re.compile(r"volumes\[([^\]]*)\]\.(?:ephemeral\.)?persistentVolumeClaim\.claimName")
 DISK = re.compile(r"devices\.disk\[(\d+)\]")
 METHOD = "file"
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from migrate import journal
 from migrate.model import SEVERITIES, Entry, Finding, Refused, Skipped, Translation
 from migrate.target import manifests
 from migrate.target.quantity import human
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SCHEMA = 1
-JOURNAL = "journal.jsonl"
 BLOCKED = (
     "# Blocked: {count} finding(s) stand against this VM, see report.json. It is left out of kustomization.yaml.\n"
 )
@@ -187,7 +187,7 @@ def write_plan(folder: Path, items: Iterable[Translation | Skipped], target: Tar
 
 
 def _may_replace(folder: Path) -> None:
-    if (folder / JOURNAL).exists():
+    if (folder / journal.NAME).exists():
         raise Refused(f"{folder}: `apply` has begun on this plan; finish it, or plan into another folder with -d")
     if folder.exists() and not (folder / "plan.json").exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Refused(f"{folder}: is there and is no plan; give a new folder with -d")

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from migrate import inventory, pipeline, reporting
+from migrate import inventory, journal, pipeline, reporting
 from migrate.data import data_path
 from migrate.mapping import rules as all_rules
 from migrate.selection import Selection
@@ -229,7 +229,7 @@ def test_planning_over_a_journal_is_refused_and_over_something_else_too(web: Pat
     plan = tmp_path / "plan"
     assert cli("plan", web, "-d", plan).returncode == 0
     assert cli("plan", web, "-d", plan).returncode == 0
-    (plan / reporting.JOURNAL).touch()
+    (plan / journal.NAME).touch()
     assert cli("plan", web, "-d", plan).returncode == 2
     (tmp_path / "else").mkdir()
     (tmp_path / "else/precious").touch()

@@ -306,7 +306,7 @@ class _Run:
 
     def _finding(self, rule: Rule, row: Row, node: Node, entry: Entry, detail: str | None) -> Finding:
         name = f"{rule.id}/{row.id}"
-        target = next(iter(entry.writes), None) or (self._full(rule, node, rule.writes[0]) if rule.writes else None)
+        target = next(iter(entry.writes), None) or self._meant(rule, node)
         return Finding(
             id=name,
             key=short_hash(self.context.vm.id, name, self._device(rule, node, entry)),
@@ -318,6 +318,13 @@ class _Run:
             because=_because(row, detail),
             remedy=row.remedy,
         )
+
+    def _meant(self, rule: Rule, node: Node) -> str | None:
+        """Where the rule writes when it writes; None where that depends on more than the element."""
+        try:
+            return self._full(rule, node, rule.writes[0]) if len(rule.writes) == 1 else None
+        except Broken:
+            return None
 
     def _device(self, rule: Rule, node: Node, entry: Entry) -> str:
         """What names the element on the source whatever its position: its identity leaf, else all that it says."""
