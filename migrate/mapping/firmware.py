@@ -21,7 +21,7 @@ def efi(view: View, context: Context) -> Iterator[Sign]:
     smm = [leaf for leaf in view.owned if leaf.pattern.startswith("features.")]
     leaves = [leaf for leaf in view.owned if leaf not in smm]
     secure = False
-    if leaves and _is_efi(view):
+    if leaves and is_efi(view):
         row = _insecure(view)
         secure = row == ""
         yield write(leaves, SECURE_BOOT, secure)
@@ -37,9 +37,12 @@ def efi(view: View, context: Context) -> Iterator[Sign]:
         yield write(smm, "domain.features.smm.enabled", True)
 
 
-def _is_efi(view: View) -> bool:
+def is_efi(view: View) -> bool:
+    """Whether the domain boots with EFI: by its choice of firmware, by flash, or by the name of its image."""
     loader = view.text("os.loader").rpartition("/")[2]
-    return view.text("os.firmware") == "efi" or view.text("os.loader.type") == "pflash" or bool(EFI_IMAGE.search(loader))
+    return (
+        view.text("os.firmware") == "efi" or view.text("os.loader.type") == "pflash" or bool(EFI_IMAGE.search(loader))
+    )
 
 
 def _bios(view: View, leaves: list[Leaf]) -> Sign:
@@ -68,7 +71,7 @@ def _insecure(view: View) -> str | None:
 
 def variables(view: View, context: Context) -> Iterator[Sign]:
     """The store of EFI variables: left behind, and kept from the first start on where the source keeps one."""
-    if not _is_efi(view):
+    if not is_efi(view):
         yield ignore(view.owned, "Without EFI firmware nothing reads or writes EFI variables.")
     elif view.text("os.loader.stateless") == "yes":
         yield default(view.owned, "KubeVirt throws EFI variables away at each stop (converter/compute/os.go).")
@@ -82,11 +85,13 @@ def variables(view: View, context: Context) -> Iterator[Sign]:
 def serial_output(view: View, context: Context) -> Iterator[Sign]:
     """SeaBIOS's messages on the serial console."""
     wanted = view.text("os.bios.useserial")
-    if _is_efi(view) or context.arch not in ("x86_64", "i686"):
+    if is_efi(view) or context.arch not in ("x86_64", "i686"):
         yield ignore(view.owned, "The setting is SeaBIOS's, and the guest has another firmware.")
     elif wanted == "yes":
         yield write(view.owned, "domain.firmware.bootloader.bios.useSerial", True)
     elif wanted == "no":
-        yield default(view.owned, "KubeVirt sends nothing there unless asked to (converter/compute/os.go configureBIOS).")
+        yield default(
+            view.owned, "KubeVirt sends nothing there unless asked to (converter/compute/os.go configureBIOS)."
+        )
     else:
         yield flag(view.owned, "unknown")

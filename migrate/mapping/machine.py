@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from migrate.mapping import disk
 from migrate.mapping.ledger import item_key
-from migrate.mapping.paths import Node
+from migrate.mapping.paths import Leaf, Node
 from migrate.mapping.signs import Context, Sign, View, flag, ignore, write
 
 # The machine family by architecture, and the names QEMU's distributions give to its versions.
@@ -19,6 +19,12 @@ FAMILIES = {
 }
 # Machines of x86 that Q35 stands in for. RHEL 6 called its i440FX machines rhel6.x.0; xenfv is Xen's.
 REPLACED = (("isapc", r"isapc"), ("microvm", r"microvm"), ("i440fx", r"pc(-(i440fx-)?.*)?|rhel\d.*|xenfv.*"))
+KINDS = {
+    "hd": ("devices.disk", ("disk", "lun")),
+    "cdrom": ("devices.disk", ("cdrom",)),
+    "fd": ("devices.disk", ("floppy",)),
+    "network": ("devices.interface", ()),
+}
 DEVICES_WITH_ORDER = ("disk", "interface", "hostdev", "redirdev")
 
 
@@ -50,28 +56,33 @@ def boot(view: View, context: Context) -> Iterator[Sign]:
         yield ignore(view.owned, "The devices have boot orders of their own, which decide.")
         return
     places = {leaf.value: place for place, leaf in enumerate(view.owned, start=1)}
-    for place, leaf in enumerate(view.owned, start=1):
-        if places[leaf.value] != place:
+    found = [(leaf, _first(leaf.value, context)) for leaf in view.owned]
+    # In document order, because the first write of an item decides where it stands in the list.
+    for leaf, node in sorted(found, key=lambda item: item[1].order if item[1] else 0):
+        if view.owned[places[leaf.value] - 1] is not leaf:
             yield ignore(leaf, "The same kind of device stands again further down, and only the last place counts.")
-        elif leaf.value not in ("hd", "cdrom", "fd", "network"):
+        elif leaf.value not in KINDS:
             yield flag(leaf, "unknown")
-        elif (node := _first(leaf.value, context)) is None:
+        elif node is None:
             yield ignore(leaf, "The domain has no such device to boot from.")
-        elif leaf.value == "network":
-            yield write(leaf, f"domain.devices.interfaces[interface-{node.index}].bootOrder", place)
-        elif leaf.value == "fd":
-            yield flag(leaf, "floppy")
-        elif disk.gate(View(node, "", "", [], context.document, lambda _: True), context):
-            yield flag(leaf, "not-carried")
         else:
-            key = item_key(context.document.text(f"{node.path}.target.dev"))
-            yield write(leaf, f"domain.devices.disks[{key}].bootOrder", place)
+            yield _boot(leaf, node, places[leaf.value], context)
+
+
+def _boot(leaf: Leaf, node: Node, place: int, context: Context) -> Sign:
+    if leaf.value == "network":
+        return write(leaf, f"domain.devices.interfaces[interface-{node.index}].bootOrder", place)
+    if leaf.value == "fd":
+        return flag(leaf, "floppy")
+    if disk.gate(View(node, "", "", [], context.document, lambda _: True), context):
+        return flag(leaf, "not-carried")
+    key = item_key(context.document.text(f"{node.path}.target.dev"))
+    return write(leaf, f"domain.devices.disks[{key}].bootOrder", place)
 
 
 def _first(kind: str, context: Context) -> Node | None:
-    nodes = context.document.nodes
-    if kind == "network":
-        return next(iter(nodes.get("devices.interface", ())), None)
-    wanted = {"hd": ("disk", "lun"), "cdrom": ("cdrom",), "fd": ("floppy",)}[kind]
-    disks = nodes.get("devices.disk", ())
-    return next((node for node in disks if context.document.text(f"{node.path}.device", "disk") in wanted), None)
+    """The first device of a kind of `<boot dev>`."""
+    element, devices = KINDS.get(kind, ("", ()))
+    nodes = context.document.nodes.get(element, ())
+    text = context.document.text
+    return next((node for node in nodes if not devices or text(f"{node.path}.device", "disk") in devices), None)
