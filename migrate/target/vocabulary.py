@@ -25,7 +25,7 @@ API_VERSIONS = {
     "Secret": "v1",
     "DataVolume": "cdi.kubevirt.io/v1beta1",
 }
-BETA_ON_BY_DEFAULT = (1, 9)
+BETA_ON_BY_DEFAULT = "1.9"
 
 BRACKETS = re.compile(r"\[[^\]]*\]")
 QUANTITY = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(([KMGTPE]i|[numkMGTPE])?|[eE][+-]?\d+)")
@@ -172,13 +172,19 @@ class Need(NamedTuple):
     until: str | None
 
 
-@cache
-def needs() -> list[Need]:
-    """The shipped table of what paths and values need beyond being in the vocabulary."""
+def table(name: str) -> list[dict[str, Any]]:
+    """The rows of a hand-kept table among the vocabularies."""
     import yaml
 
-    rows = yaml.safe_load(data_path("mappings", "vocabulary", "gates.yaml").read_text())
-    return [Need(row["path"], *(row.get(key) for key in Need._fields[1:])) for row in rows]
+    return yaml.load(
+        data_path("mappings", "vocabulary", name).read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    )
+
+
+@cache
+def needs() -> list[Need]:
+    """What paths and values need beyond being in the vocabulary."""
+    return [Need(row["path"], *(row.get(key) for key in Need._fields[1:])) for row in table("gates.yaml")]
 
 
 @dataclass(frozen=True)
@@ -193,6 +199,10 @@ class Target:
         """The fields of the target's version."""
         return load(self.kubevirt)
 
+    def at_least(self, version: str) -> bool:
+        """Whether the target is of this minor version or a later one."""
+        return _numbers(self.kubevirt) >= _numbers(version)
+
     def enabled(self, gate: str) -> bool:
         """Whether a feature gate is on, in KubeVirt's order: always on, switched on, switched off, on by default."""
         state = gate_states().get(gate, {}).get(self.kubevirt)
@@ -200,7 +210,7 @@ class Target:
             return False
         if state == "GA" or "+" + gate in self.gates:
             return True
-        return state == "Beta" and "-" + gate not in self.gates and _numbers(self.kubevirt) >= BETA_ON_BY_DEFAULT
+        return state == "Beta" and "-" + gate not in self.gates and self.at_least(BETA_ON_BY_DEFAULT)
 
 
 def target(kubevirt: str, feature_gates: str = "") -> Target:
@@ -231,8 +241,8 @@ def _reach(pattern: str, target: Target) -> tuple[str | None, tuple[tuple[str | 
         first = since(pattern)
         if first is None:
             return "no KubeVirt version known here has this field", ()
-        later = _numbers(first) > _numbers(target.kubevirt)
-        return f"needs KubeVirt {first}" if later else f"KubeVirt {target.kubevirt} no longer has this field", ()
+        gone = target.at_least(first)
+        return f"KubeVirt {target.kubevirt} no longer has this field" if gone else f"needs KubeVirt {first}", ()
     rows = []
     for need in needs():
         if pattern == need.path or (need.value is None and pattern.startswith(need.path + ".")):
@@ -243,10 +253,10 @@ def _reach(pattern: str, target: Target) -> tuple[str | None, tuple[tuple[str | 
 
 def lacks(need: Need, target: Target) -> str | None:
     """Why the target does not meet a need, None where it does or where its version does not know the gate."""
-    version = _numbers(target.kubevirt)
-    if need.since and version < _numbers(need.since):
+    if need.since and not target.at_least(need.since):
         return f"needs KubeVirt {need.since}"
-    if not need.gate or (need.until and version > _numbers(need.until)) or target.enabled(need.gate):
+    over = need.until is not None and _numbers(target.kubevirt) > _numbers(need.until)
+    if not need.gate or over or target.enabled(need.gate):
         return None
     state = gate_states()[need.gate].get(target.kubevirt)
     if state == "Discontinued":

@@ -1,0 +1,462 @@
+"""What KubeVirt refuses, case by case, and that what it accepts passes."""
+
+import copy
+
+import pytest
+
+from migrate.target.admission import refusals
+from migrate.target.vocabulary import Target, strict, table, target, versions
+
+UUID = "8f2a6a3e-6a0a-4c4b-9d1e-2f2a6c1b7d10"
+
+VM = {
+    "apiVersion": "kubevirt.io/v1",
+    "kind": "VirtualMachine",
+    "metadata": {"name": "web", "labels": {"app": "web"}, "annotations": {"kubevirt-migrate/source": "qemu:///system"}},
+    "spec": {
+        "runStrategy": "Halted",
+        "template": {
+            "metadata": {"labels": {"app.kubernetes.io/name": "web"}},
+            "spec": {
+                "architecture": "amd64",
+                "domain": {
+                    "cpu": {"sockets": 1, "cores": 2, "threads": 1, "maxSockets": 1, "model": "host-model"},
+                    "memory": {"guest": "2Gi", "maxGuest": "2Gi"},
+                    "machine": {"type": "pc-q35-7.2"},
+                    "firmware": {"uuid": UUID, "bootloader": {"efi": {}}},
+                    "features": {"smm": {}, "acpi": {}, "hyperv": {"synictimer": {}, "synic": {}, "vpindex": {}}},
+                    "clock": {"utc": {}, "timer": {"pit": {"tickPolicy": "delay"}, "rtc": {"tickPolicy": "catchup"}}},
+                    "devices": {
+                        "disks": [
+                            {
+                                "name": "vda",
+                                "disk": {"bus": "virtio"},
+                                "bootOrder": 1,
+                                "serial": "A_1.+-",
+                                "io": "native",
+                            },
+                            {
+                                "name": "sdb",
+                                "disk": {"bus": "scsi", "readonly": True},
+                                "cache": "none",
+                                "shareable": True,
+                            },
+                            {"name": "sdc", "cdrom": {"bus": "sata"}},
+                            {"name": "sdd", "lun": {"bus": "scsi"}, "errorPolicy": "report"},
+                        ],
+                        "interfaces": [
+                            {"name": "net0", "masquerade": {}, "model": "e1000e", "macAddress": "52:54:00:00:00:01"},
+                            {"name": "net1", "bridge": {}, "bootOrder": 2},
+                        ],
+                        "inputs": [{"name": "tablet", "type": "tablet", "bus": "usb"}],
+                        "sound": {"name": "audio", "model": "ich9"},
+                        "watchdog": {"name": "dog", "i6300esb": {"action": "reset"}},
+                        "tpm": {},
+                        "rng": {},
+                    },
+                },
+                "networks": [
+                    {"name": "net0", "pod": {}},
+                    {"name": "net1", "multus": {"networkName": "blue"}},
+                ],
+                "volumes": [
+                    {"name": "vda", "persistentVolumeClaim": {"claimName": "web-vda"}},
+                    {"name": "sdb", "persistentVolumeClaim": {"claimName": "web-sdb"}},
+                    {"name": "sdc", "cloudInitNoCloud": {"userData": "#cloud-config"}},
+                    {"name": "sdd", "persistentVolumeClaim": {"claimName": "web-sdd"}},
+                ],
+            },
+        },
+    },
+}
+CLAIM = {
+    "apiVersion": "v1",
+    "kind": "PersistentVolumeClaim",
+    "metadata": {"name": "web-vda"},
+    "spec": {
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": "fast",
+        "resources": {"requests": {"storage": "1Gi"}},
+    },
+}
+ABSENT = object()
+D, N, V = "domain.devices.disks", "domain.devices.interfaces", "volumes"
+
+
+def changed(manifest, *changes):
+    """A copy of the manifest with values put at dotted paths, where digits count list items."""
+    manifest = copy.deepcopy(manifest)
+    for path, value in changes:
+        if manifest["kind"] == "VirtualMachine" and not path.startswith("VirtualMachine."):
+            path = f"VirtualMachine.spec.template.spec.{path}"
+        *above, last = path.removeprefix("VirtualMachine.").split(".")
+        node = manifest
+        for name in above:
+            node = node[int(name)] if name.isdigit() else node.setdefault(name, {})
+        if value is ABSENT:
+            del node[int(last) if last.isdigit() else last]
+        elif last.isdigit() and int(last) == len(node):
+            node.append(value)
+        else:
+            node[int(last) if last.isdigit() else last] = value
+    return manifest
+
+
+def ids(vm, claims=(CLAIM,), on="1.9", gates=""):
+    return {refusal.id for refusal in refusals(vm, list(claims), target(on, gates))}
+
+
+@pytest.mark.parametrize("version", versions())
+def test_a_good_vm_passes(version):
+    assert strict(VM, Target(version)) == []
+    assert refusals(VM, [CLAIM], Target(version)) == []
+
+
+ACCEPTED = [
+    [("domain.machine", ABSENT)],
+    [("domain.machine.type", "")],
+    [(f"{D}.0.disk.bus", "")],
+    [(f"{D}.0", {"name": "vda"})],
+    [(f"{D}.2", {"name": "sdc", "cdrom": {}})],
+    [("domain.firmware.bootloader", {"efi": {"secureBoot": False}}), ("domain.features.smm", ABSENT)],
+    [("domain.firmware.bootloader", {"bios": {}})],
+    [("domain.firmware.bootloader", {"bios": {"useSerial": True}}), ("domain.features.smm", {"enabled": False})],
+    [("domain.memory", {"guest": "500Mi"})],
+    [("domain.memory", {"hugepages": {"pageSize": "2Mi"}, "guest": "1Gi"})],
+    [("domain.memory", ABSENT), ("domain.resources", {"requests": {"memory": "1Gi"}})],
+    [("domain.memory", {"maxGuest": "4Gi", "guest": "1024Mi"})],
+    [("domain.features.hyperv", {"synictimer": {}})],
+    [("domain.features.hyperv", {"ipi": {"enabled": False}, "vpindex": {"enabled": False}})],
+    [("domain.features.hyperv", {"evmcs": {}})],
+    [(f"{N}.1.state", "down")],
+    [(f"{N}.1.state", "absent")],
+    [(f"{N}.0.macAddress", "52-54-00-00-00-01")],
+    [(f"{N}.1.macAddress", "02:00:00:00:00:00")],
+    [(f"{N}.0.ports", [{"port": 80, "protocol": "TCP", "name": "http"}, {"port": 81}])],
+    [(f"{N}", ABSENT), ("networks", ABSENT)],
+    [(f"{V}.4", {"name": "extra", "persistentVolumeClaim": {"claimName": "x"}})],
+    [(f"{V}.2", ABSENT)],
+    [(f"{V}.2", {"name": "sdc", "cloudInitNoCloud": {"userData": "x" * 2048}})],
+    [(f"{V}.2", {"name": "sdc", "cloudInitNoCloud": {"userDataBase64": "eA==", "networkData": "y"}})],
+    [(f"{V}.2", {"name": "sdc", "containerDisk": {"image": "x", "path": "/disk/a.img"}})],
+    [("VirtualMachine.spec.runStrategy", ABSENT), ("VirtualMachine.spec.running", False)],
+    [("VirtualMachine.metadata.name", "a" * 64)],
+    [("domain.cpu", {"dedicatedCpuPlacement": True, "cores": 2}), ("domain.memory", {"guest": "1Gi"})],
+    [("domain.cpu", {"dedicatedCpuPlacement": True}), ("domain.resources", {"limits": {"cpu": "2"}})],
+    [(f"{D}.0.blockSize", {"custom": {"logical": 512, "physical": 4096}})],
+    [("domain.firmware.uuid", UUID.replace("-", "").upper())],
+    [(f"{D}.1.cache", "writeback"), (f"{D}.1.shareable", False)],
+]
+
+
+@pytest.mark.parametrize("changes", ACCEPTED)
+def test_what_kubevirt_accepts_passes(changes):
+    vm = changed(VM, *changes)
+    assert strict(vm, Target("1.9")) == []
+    assert refusals(vm, [CLAIM], target("1.9", "+CPUManager")) == []
+
+
+REFUSED = [
+    ("vm-name", [("VirtualMachine.metadata.name", "Web")]),
+    ("vm-name", [("VirtualMachine.metadata.name", "web.-a")]),
+    ("vm-name", [("VirtualMachine.metadata.name", "a" * 254)]),
+    ("name-label", [("VirtualMachine.metadata.name", "a" * 64), ("domain.devices.tpm", {"persistent": True})]),
+    (
+        "name-label",
+        [("VirtualMachine.metadata.name", "a" * 64), ("domain.firmware.bootloader.efi", {"persistent": True})],
+    ),
+    ("run-strategy", [("VirtualMachine.spec.runStrategy", "Off")]),
+    ("run-strategy", [("VirtualMachine.spec.runStrategy", ABSENT)]),
+    ("run-strategy", [("VirtualMachine.spec.running", False)]),
+    ("feature-gate", [("VirtualMachine.spec.runStrategy", "WaitAsReceiver")]),
+    ("feature-gate", [("domain.devices.hostDevices", [{"name": "gpu", "deviceName": "a/b"}])]),
+    ("feature-gate", [("domain.cpu.dedicatedCpuPlacement", True)]),
+    ("update-volumes-strategy", [("VirtualMachine.spec.updateVolumesStrategy", "Never")]),
+    ("architecture", [("architecture", "ppc64le")]),
+    ("hostname", [("hostname", "a.b")]),
+    ("subdomain", [("subdomain", "a_b")]),
+    ("service-account", [("serviceAccountName", "A")]),
+    ("eviction-strategy", [("evictionStrategy", "Never")]),
+    ("start-strategy", [("startStrategy", "Running")]),
+    ("utility-volumes", [("utilityVolumes", [{"name": "a", "claimName": "b"}])]),
+    ("label", [("VirtualMachine.metadata.labels", {"a": "a b"})]),
+    ("label", [("VirtualMachine.metadata.labels", {"a": "b" * 64})]),
+    ("label", [("VirtualMachine.metadata.labels", {"A/b": "c"})]),
+    ("label-reserved", [("VirtualMachine.spec.template.metadata.labels", {"kubevirt.io/nodeName": "a"})]),
+    ("annotation", [("VirtualMachine.metadata.annotations", {"a b": ""})]),
+    ("annotation-size", [("VirtualMachine.metadata.annotations", {"a": "b" * 2**18})]),
+    ("machine-type", [("domain.machine.type", "pc-i440fx-7.2")]),
+    ("machine-type", [("domain.machine.type", "virt"), ("architecture", "s390x")]),
+    ("machine-type", [("domain.machine.type", "q35"), ("architecture", "arm64")]),
+    ("io-threads-policy", [("domain.ioThreadsPolicy", "many")]),
+    ("io-threads", [("domain.ioThreadsPolicy", "supplementalPool")]),
+    ("reboot-policy", [("domain.rebootPolicy", "Never")]),
+    ("memory-lock", [("domain.memory.reservedOverhead", {"memLock": "Perhaps"})]),
+    ("firmware-uuid", [("domain.firmware.uuid", "not-a-uuid")]),
+    ("firmware-bios", [("domain.firmware.bootloader", {"bios": {}}), ("architecture", "arm64")]),
+    ("firmware-efi-bios", [("domain.firmware.bootloader.bios", {})]),
+    ("firmware-smm", [("domain.features.smm", ABSENT)]),
+    ("firmware-smm", [("domain.features.smm", {"enabled": False})]),
+    ("firmware-acpi", [("domain.firmware.acpi", {"slicNameRef": "vda"})]),
+    ("firmware-acpi", [("domain.firmware.acpi", {})]),
+    ("kernel-boot", [("domain.firmware.kernelBoot", {"kernelArgs": "quiet"})]),
+    ("kernel-boot", [("domain.firmware.kernelBoot", {"container": {"image": "a"}})]),
+    ("image-path", [("domain.firmware.kernelBoot", {"container": {"image": "a", "kernelPath": "a/../b"}})]),
+    ("cpu-count", [("domain.cpu.sockets", -1)]),
+    ("cpu-model", [("domain.cpu.model", "host-model"), ("architecture", "arm64")]),
+    ("cpu-feature-policy", [("domain.cpu.features", [{"name": "vmx", "policy": "on"}])]),
+    ("cpu-max-sockets", [("domain.cpu.sockets", 2)]),
+    ("cpu-isolate", [("domain.cpu.isolateEmulatorThread", True)]),
+    ("cpu-numa", [("domain.cpu.numa", {"guestMappingPassthrough": {}})]),
+    ("cpu-realtime", [("domain.cpu.realtime", {})]),
+    ("cpu-threads", [("domain.cpu", {"dedicatedCpuPlacement": True, "threads": 4})]),
+    ("cpu-dedicated", [("domain.cpu", {"dedicatedCpuPlacement": True})]),
+    ("cpu-dedicated", [("domain.cpu.dedicatedCpuPlacement", True), ("domain.resources.requests", {"cpu": "1500m"})]),
+    ("cpu-dedicated", [("domain.cpu.dedicatedCpuPlacement", True), ("domain.resources.limits", {"cpu": "3"})]),
+    (
+        "cpu-dedicated",
+        [
+            ("domain.cpu.dedicatedCpuPlacement", True),
+            ("domain.resources", {"requests": {"memory": "1Gi"}, "limits": {"memory": "2Gi"}}),
+        ],
+    ),
+    ("memory-missing", [("domain.memory", ABSENT)]),
+    ("memory-max-guest", [("domain.memory.guest", "500Mi")]),
+    ("memory-max-guest", [("domain.memory.maxGuest", "2049Mi")]),
+    ("memory-max-guest", [("domain.memory.guest", "3Gi")]),
+    ("memory-max-guest", [("architecture", "arm64")]),
+    ("hugepages-size", [("domain.memory.hugepages", {"pageSize": "big"})]),
+    ("hugepages-multiple", [("domain.memory", {"guest": "1536Mi", "hugepages": {"pageSize": "1Gi"}})]),
+    ("memory-instancetype", [("VirtualMachine.spec.instancetype", {"name": "u1.small"})]),
+    ("resources", [("domain.resources.requests", {"memory": "1000"})]),
+    ("resources", [("domain.resources", {"requests": {"cpu": 2}, "limits": {"cpu": "1"}})]),
+    ("timer-policy", [("domain.clock.timer.hpet", {"tickPolicy": "never"})]),
+    ("timer-policy", [("domain.clock.timer.pit", {"tickPolicy": "merge"})]),
+    ("timer-policy", [("domain.clock.timer.rtc", {"tickPolicy": "discard"})]),
+    ("timer-track", [("domain.clock.timer.rtc", {"track": "boot"})]),
+    ("disk-name", [(f"{D}.0.name", "VDA")]),
+    ("disk-name", [(f"{D}.0.name", "a" * 64)]),
+    ("disk-unique", [(f"{D}.0.name", "sdb")]),
+    ("disk-volume", [(f"{D}.0.name", "vdz")]),
+    ("disk-count", [(D, [{"name": f"d{number}"} for number in range(257)])]),
+    ("disk-kind", [(f"{D}.0.lun", {})]),
+    ("disk-bus", [(f"{D}.0.disk.bus", "ide")]),
+    ("disk-bus", [(f"{D}.2.cdrom.bus", "virtio")]),
+    ("disk-bus", [(f"{D}.3.lun.bus", "fdc")]),
+    ("disk-bus-arm64", [("architecture", "arm64"), (f"{D}.2.cdrom.bus", "sata")]),
+    ("disk-bus-arm64", [("architecture", "arm64"), (f"{D}.3.lun.bus", "usb")]),
+    ("disk-bus-arm64", [("architecture", "arm64"), (f"{D}.0.disk.bus", "sata")]),
+    ("disk-read-only", [(f"{D}.1.disk.bus", "sata")]),
+    ("disk-read-only", [(f"{D}.1.disk.bus", "")]),
+    ("disk-pci", [(f"{D}.1.disk.pciAddress", "0000:01:00.0")]),
+    ("pci-address", [(f"{D}.0.disk.pciAddress", "01:00.0")]),
+    ("pci-address", [(f"{N}.0.pciAddress", "0000:01:00.8")]),
+    ("disk-io-thread", [(f"{D}.1.dedicatedIOThread", True)]),
+    ("disk-shareable", [(f"{D}.1.cache", "writeback")]),
+    ("disk-native-io", [(f"{D}.0.cache", "writeback")]),
+    ("disk-serial", [(f"{D}.0.serial", "a b")]),
+    ("disk-serial", [(f"{D}.0.serial", "a" * 257)]),
+    ("disk-cache", [(f"{D}.0.cache", "directsync")]),
+    ("disk-io", [(f"{D}.0.io", "io_uring")]),
+    ("disk-error-policy", [(f"{D}.0.errorPolicy", "retry")]),
+    ("disk-tray", [(f"{D}.2.cdrom.tray", "ajar")]),
+    ("block-size", [(f"{D}.0.blockSize", {"custom": {"logical": 513, "physical": 513}})]),
+    ("block-size", [(f"{D}.0.blockSize", {"custom": {"logical": 4096, "physical": 512}})]),
+    ("block-size", [(f"{D}.0.blockSize", {"matchVolume": {}, "custom": {"logical": 512, "physical": 512}})]),
+    ("block-size", [(f"{D}.2.blockSize", {"custom": {"logical": 4096, "physical": 4096}})]),
+    (
+        "block-size",
+        [(f"{D}.0.blockSize", {"custom": {"logical": 512, "physical": 512, "discardGranularity": 100}})],
+    ),
+    ("lun-claim", [(f"{V}.3", {"name": "sdd", "emptyDisk": {"capacity": "1Gi"}})]),
+    ("boot-order", [(f"{D}.0.bootOrder", 0)]),
+    ("boot-order", [(f"{D}.0.bootOrder", 2)]),
+    ("boot-order", [(f"{N}.0.bootOrder", 0)]),
+    ("volume-name", [(f"{V}.4", {"name": "A_b", "emptyDisk": {"capacity": "1Gi"}})]),
+    ("volume-name", [(f"{V}.2", {"name": "sdc", "secret": {}})]),
+    ("volume-unique", [(f"{V}.3.name", "vda")]),
+    ("volume-count", [(V, [{"name": f"d{number}", "emptyDisk": {"capacity": "1"}} for number in range(257)])]),
+    ("volume-source", [(f"{V}.0.emptyDisk", {"capacity": "1Gi"})]),
+    ("volume-source", [(f"{V}.0", {"name": "vda"})]),
+    (
+        "volume-once",
+        [
+            (f"{V}.0", {"name": "vda", "serviceAccount": {"serviceAccountName": "a"}}),
+            (f"{V}.1", {"name": "sdb", "serviceAccount": {"serviceAccountName": "b"}}),
+        ],
+    ),
+    ("cloud-init-size", [(f"{V}.2.cloudInitNoCloud.userData", "x" * 2049)]),
+    ("cloud-init-source", [(f"{V}.2.cloudInitNoCloud", {})]),
+    ("cloud-init-source", [(f"{V}.2.cloudInitNoCloud.secretRef", {"name": "a"})]),
+    ("cloud-init-base64", [(f"{V}.2.cloudInitNoCloud", {"userDataBase64": "!"})]),
+    ("host-disk", [(f"{V}.0", {"name": "vda", "hostDisk": {"path": "/a", "type": "File"}})]),
+    ("host-disk", [(f"{V}.0", {"name": "vda", "hostDisk": {"path": "/a", "type": "Disk", "capacity": "1Gi"}})]),
+    ("image-path", [(f"{V}.2", {"name": "sdc", "containerDisk": {"image": "a", "path": "/"}})]),
+    ("downward-metrics", [(f"{V}.1", {"name": "sdb", "downwardMetrics": {}})]),
+    ("virtiofs", [("domain.devices.filesystems", [{"name": "vda", "virtiofs": {}}])]),
+    ("nic-name", [(f"{N}.0.name", "a.b")]),
+    ("nic-unique", [(f"{N}.1.name", "net0")]),
+    ("nic-network", [(f"{N}.1.name", "net2")]),
+    ("network-nic", [(f"{N}.1", ABSENT)]),
+    ("nic-count", [(N, [{"name": f"n{number}", "bridge": {}} for number in range(257)])]),
+    ("network-count", [("networks", [{"name": f"n{n}", "multus": {"networkName": "a"}} for n in range(257)])]),
+    ("nic-model", [(f"{N}.0.model", "vmxnet3")]),
+    ("nic-mac", [(f"{N}.0.macAddress", "52:54:00:00:00")]),
+    ("nic-mac-reserved", [(f"{N}.0.macAddress", "02:00:00:00:00:00")]),
+    ("nic-binding", [(f"{N}.0.bridge", {})]),
+    ("nic-binding", [(f"{N}.1", {"name": "net1"})]),
+    ("nic-pod-network", [(f"{N}.1", {"name": "net1", "masquerade": {}})]),
+    ("nic-pod-network", [(f"{N}.1", {"name": "net1", "passtBinding": {}})]),
+    ("nic-ports", [(f"{N}.0.ports", [{"port": 0}])]),
+    ("nic-ports", [(f"{N}.0.ports", [{"port": 80, "protocol": "tcp"}])]),
+    ("nic-ports", [(f"{N}.0.ports", [{"port": 80, "name": "a"}, {"port": 81, "name": "a"}])]),
+    ("nic-state", [(f"{N}.0.state", "off")]),
+    ("nic-state", [(f"{N}.0.state", "absent")]),
+    ("nic-state", [(f"{N}.1", {"name": "net1", "sriov": {}, "state": "down"})]),
+    ("nic-discontinued", [(f"{N}.1", {"name": "net1", "slirp": {}})]),
+    ("nic-discontinued", [(f"{N}.1", {"name": "net1", "passt": {}})]),
+    ("nic-discontinued", [(f"{N}.1", {"name": "net1", "macvtap": {}})]),
+    ("network-name", [("networks.1.multus.networkName", "")]),
+    ("network-pod", [("networks.1", {"name": "net1", "pod": {}})]),
+    ("network-pod", [("networks.1.multus.default", True)]),
+    ("network-unique", [("networks.1.name", "net0")]),
+    ("network-source", [("networks.1", {"name": "net1"})]),
+    ("network-source", [("networks.1.pod", {})]),
+    ("input-bus", [("domain.devices.inputs.0.bus", "ps2")]),
+    ("input-type", [("domain.devices.inputs.0.type", "mouse")]),
+    ("sound-model", [("domain.devices.sound.model", "es1370")]),
+    ("sound-name", [("domain.devices.sound.name", "")]),
+    ("sound-arm64", [("architecture", "arm64")]),
+    ("panic-model", [("domain.devices.panicDevices", [{"model": "pseries"}])]),
+    ("panic-s390x", [("domain.devices.panicDevices", [{"model": "isa"}]), ("architecture", "s390x")]),
+    ("video-type", [("domain.devices.video", {"type": "qxl"})]),
+    ("video-type", [("domain.devices.video", {"type": "vga"}), ("architecture", "arm64")]),
+    ("video-type", [("domain.devices.video", {"type": "vga"}), ("architecture", "s390x")]),
+    ("video-detached", [("domain.devices.video", {"type": "vga"}), ("domain.devices.autoattachGraphicsDevice", False)]),
+    ("watchdog-model", [("domain.devices.watchdog", {"name": "dog"})]),
+    ("watchdog-arch", [("domain.devices.watchdog", {"name": "dog", "diag288": {}})]),
+    ("watchdog-arch", [("architecture", "s390x")]),
+    ("watchdog-arch", [("architecture", "arm64")]),
+    ("watchdog-action", [("domain.devices.watchdog.i6300esb.action", "bark")]),
+    ("hyperv-needs", [("domain.features.hyperv", {"ipi": {}, "vpindex": {"enabled": False}})]),
+    ("hyperv-needs", [("domain.features.hyperv", {"synictimer": {}, "vpindex": {"enabled": False}})]),
+    ("hyperv-passthrough", [("domain.features.hypervPassthrough", {})]),
+    ("launch-security", [("domain.launchSecurity", {"sev": {}})]),
+    ("launch-security", [("domain.launchSecurity", {"sev": {}, "tdx": {}})]),
+    ("data-volume", [("VirtualMachine.spec.dataVolumeTemplates", [{"metadata": {"name": "a"}, "spec": {}}])]),
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), REFUSED)
+def test_what_kubevirt_refuses_is_refused(name, changes):
+    assert name in ids(changed(VM, *changes))
+
+
+CLAIMS = [
+    ("claim-name", [("metadata.name", "A")]),
+    ("claim-access", [("spec.accessModes", [])]),
+    ("claim-access", [("spec.accessModes", ["ReadWriteOncePod", "ReadWriteMany"])]),
+    ("claim-size", [("spec.resources.requests.storage", "0")]),
+    ("claim-size", [("spec.resources", ABSENT)]),
+    ("claim-class", [("spec.storageClassName", "A b")]),
+    ("label", [("metadata.labels", {"a": " "})]),
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), CLAIMS)
+def test_claims(name, changes):
+    assert ids(VM, [changed(CLAIM, *changes)]) == {name}
+
+
+def test_one_claim_twice():
+    assert ids(VM, [CLAIM, CLAIM]) == {"claim-unique"}
+
+
+def test_an_empty_cdrom_needs_its_gate():
+    vm = changed(VM, (f"{V}.2", ABSENT))
+    assert ids(vm, on="1.9") == set()
+    assert ids(vm, on="1.9", gates="-DeclarativeHotplugVolumes") == {"cdrom-empty"}
+    assert ids(vm, on="1.8", gates="+DeclarativeHotplugVolumes") == set()
+    assert ids(vm, on="1.5") == {"cdrom-empty"}
+
+
+def test_versions_and_gates_matter():
+    panic = changed(VM, ("domain.devices.panicDevices", [{"model": "isa"}]))
+    assert ids(panic, on="1.6") == {"feature-gate"}
+    assert ids(panic, on="1.6", gates="+PanicDevices") == ids(panic) == set()
+    assert ids(changed(VM, ("domain.memory.maxGuest", "2049Mi")), on="1.4") == set()
+    limited = changed(VM, ("domain.memory", {"guest": "2Gi"}), ("domain.resources.limits", {"memory": "1Gi"}))
+    assert ids(limited, on="1.4") == {"memory-limit"} and ids(limited) == set()
+
+
+def test_other_architectures():
+    arm64 = changed(
+        VM,
+        ("architecture", "arm64"),
+        ("domain.machine.type", "virt"),
+        ("domain.cpu.model", "host-passthrough"),
+        ("domain.memory.maxGuest", ABSENT),
+        ("domain.devices.sound", ABSENT),
+        ("domain.devices.watchdog", ABSENT),
+        (f"{D}.2.cdrom.bus", "scsi"),
+    )
+    assert ids(arm64) == set()
+    s390x = changed(
+        VM,
+        ("architecture", "s390x"),
+        ("domain.machine.type", "s390-ccw-virtio"),
+        ("domain.memory.maxGuest", ABSENT),
+        ("domain.devices.watchdog", {"name": "dog", "diag288": {}}),
+    )
+    assert ids(s390x) == set()
+
+
+def test_encrypted_vms_that_are_right():
+    sev = changed(
+        VM,
+        ("domain.launchSecurity", {"sev": {}}),
+        ("domain.firmware.bootloader.efi", {"secureBoot": False}),
+        ("domain.memory.maxGuest", ABSENT),
+        (f"{N}.1.bootOrder", ABSENT),
+    )
+    assert ids(sev) == set()
+    for change in [
+        (f"{N}.1.bootOrder", 2),
+        ("domain.firmware", {}),
+        ("domain.launchSecurity.sev", {"attestation": {}}),
+    ]:
+        assert ids(changed(sev, change)) == {"launch-security"}
+    snp = changed(sev, ("domain.launchSecurity", {"snp": {}}))
+    assert ids(snp) == set()
+    assert ids(changed(snp, ("domain.firmware.bootloader.efi.persistent", True))) == {"launch-security"}
+    tdx = changed(snp, ("domain.launchSecurity", {"tdx": {}}))
+    assert ids(tdx, gates="+WorkloadEncryptionTDX") == {"launch-security"}
+    assert ids(changed(tdx, ("domain.features.smm", ABSENT)), gates="+WorkloadEncryptionTDX") == set()
+
+
+def test_data_volume_templates_that_are_right():
+    template = {"metadata": {"name": "web-vda"}, "spec": {"storage": {}, "source": {"blank": {}}}}
+    vm = changed(VM, ("VirtualMachine.spec.dataVolumeTemplates", [template]))
+    assert ids(vm) == set()
+    for wrong in [
+        {"storage": {}, "source": {}},
+        {"storage": {}},
+        {"storage": {}, "pvc": {}, "source": {"blank": {}}},
+        {"storage": {"dataSourceRef": {}}, "source": {"blank": {}}},
+    ]:
+        assert ids(changed(VM, ("VirtualMachine.spec.dataVolumeTemplates", [template | {"spec": wrong}]))) == {
+            "data-volume"
+        }
+
+
+def test_refusals_say_where():
+    (refusal,) = refusals(changed(VM, (f"{D}.0.disk.bus", "ide")), [], target("1.9"))
+    assert refusal.path == "domain.devices.disks[vda].disk.bus"
+    assert refusal.because == "KubeVirt refuses the bus of a disk: ide."
+
+
+def test_every_row_of_the_table_is_reached():
+    reached = {name for name, _ in REFUSED}
+    assert {row["id"] for row in table("admission.yaml")} <= reached
+    vocabulary = Target("1.9").vocabulary
+    assert all(vocabulary.field(row["path"]) for row in table("admission.yaml"))
