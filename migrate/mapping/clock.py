@@ -1,0 +1,103 @@
+"""The clock at power-on, and the timers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from migrate.mapping.paths import Leaf
+from migrate.mapping.signs import Context, Sign, View, default, flag, write
+
+# IANA names have an area and a place; these few do not.
+ZONE = re.compile(
+    r"[A-Z][A-Za-z_]+(/[A-Z][A-Za-z0-9_+-]*){1,2}|UTC|GMT|EST5EDT|CST6CDT|MST7MDT|PST8PDT|CET|EET|MET|WET"
+)
+OFFSET_LIMIT = 2**31
+
+# KubeVirt's timer and the tick policies it knows, by libvirt's name. libvirt's QEMU driver takes no others.
+TIMERS = {
+    "hpet": ("hpet", ("delay", "catchup", "merge", "discard")),
+    "pit": ("pit", ("delay", "catchup", "discard")),
+    "rtc": ("rtc", ("delay", "catchup")),
+    "kvmclock": ("kvm", ()),
+    "hypervclock": ("hyperv", ()),
+}
+TRACKS = ("guest", "wall")
+PRESENT = {"yes": True, "no": False}
+
+
+def offset(view: View, context: Context) -> Iterator[Sign]:
+    """Where the clock starts; a number as the adjustment of utc or localtime makes it variable, as libvirt reads it."""
+    kind, adjustment = view.text("clock.offset"), view.text("clock.adjustment")
+    basis = view.text("clock.basis", "utc")
+    if kind in ("utc", "localtime"):
+        basis, kind = kind, kind if adjustment in ("", "reset") else "variable"
+    if kind == "timezone":
+        yield from _zone(view, view.text("clock.timezone"), context.site.timezone, "zone")
+    elif kind == "localtime" or (kind == "variable" and basis == "localtime"):
+        yield from _zone(view, "", context.site.timezone, "localtime")
+        if kind == "variable" and context.site.timezone and adjustment not in ("", "0"):
+            yield flag(view.owned, "local-adjusted")
+    elif kind == "variable":
+        yield from _adjusted(view, adjustment or "0")
+    else:
+        yield write(view.owned, "domain.clock.utc", {})
+        if kind != "utc":
+            yield flag(view.owned, "absolute" if kind == "absolute" else "unknown")
+
+
+def _zone(view: View, zone: str, site: str | None, row: str) -> Iterator[Sign]:
+    zone = zone if ZONE.fullmatch(zone) else site or ""
+    if zone:
+        yield write(view.owned, "domain.clock.timezone", zone)
+    else:
+        yield write(view.owned, "domain.clock.utc", {})
+        yield flag(view.owned, row)
+
+
+def _adjusted(view: View, adjustment: str) -> Iterator[Sign]:
+    seconds = int(adjustment) if re.fullmatch(r"[+-]?\d{1,18}", adjustment) else OFFSET_LIMIT
+    if not -OFFSET_LIMIT <= seconds < OFFSET_LIMIT:
+        yield write(view.owned, "domain.clock.utc", {})
+        yield flag(view.owned, "number")
+        return
+    yield write(view.owned, "domain.clock.utc.offsetSeconds", seconds)
+    if seconds:
+        yield flag(view.owned, "adjusted")
+
+
+def timer(view: View, context: Context) -> Iterator[Sign]:
+    """One timer: whether the guest has it, and what happens to ticks that come too late."""
+    name = view.text("name")
+    earlier = [leaf for leaf in view.every("/clock.timer.name") if leaf.node.index < view.node.index]
+    if any(leaf.value == name for leaf in earlier):
+        yield flag(view.owned, "twice")
+        return
+    if name not in TIMERS:
+        yield flag(view.owned, name if name in ("tsc", "armvtimer") else "unknown")
+        return
+    target, policies = TIMERS[name]
+    path = f"domain.clock.timer.{target}"
+    rest = {leaf.path: leaf for leaf in view.owned}
+    present, policy, track = view.leaf("present"), view.leaf("tickpolicy"), view.leaf("track")
+    written = []
+    if present and present.value in PRESENT:
+        written.append((present, "present", PRESENT[present.value]))
+    if policy and policy.value in policies:
+        written.append((policy, "tickPolicy", policy.value))
+    if track and name == "rtc" and track.value in TRACKS:
+        written.append((track, "track", track.value))
+    for leaf, field, value in written:
+        yield write(rest.pop(leaf.path), f"{path}.{field}", value)
+    yield from _remainder(rest.values(), bool(written))
+
+
+def _remainder(leaves: Iterable[Leaf], written: bool) -> Iterator[Sign]:
+    named = [leaf for leaf in leaves if leaf.attribute == "name"]
+    others = [leaf for leaf in leaves if leaf.attribute != "name"]
+    says = (
+        "It names the timer; its settings say the rest." if written else "Without settings the timer is QEMU's default."
+    )
+    yield default(named, f"{says} KubeVirt adds none (converter/compute/clock.go).")
+    if others:
+        yield flag(others, "setting")

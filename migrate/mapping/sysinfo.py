@@ -1,0 +1,72 @@
+"""SMBIOS entries: those with a field in KubeVirt are kept, those of the whole cluster are said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from migrate.mapping.paths import Leaf
+from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
+
+UNSEEN = "libvirt shows these entries to the guest only with <smbios mode='sysinfo'/>."
+CHASSIS = ("manufacturer", "version", "serial", "asset", "sku")
+
+
+def _entries(view: View) -> Iterator[tuple[str, list[Leaf]]]:
+    """The entries with their leaves, by name; libvirt takes the first of a name, so later ones have no name here."""
+    by_node: dict[str, list[Leaf]] = {}
+    for leaf in view.owned:
+        by_node.setdefault(leaf.node.path, []).append(leaf)
+    seen = set()
+    for leaves in by_node.values():
+        name = next((leaf.value for leaf in leaves if leaf.attribute == "name"), "")
+        yield "" if name in seen else name, leaves
+        seen.add(name)
+
+
+def _text(leaves: list[Leaf]) -> str:
+    return next((leaf.value for leaf in leaves if leaf.attribute is None), "")
+
+
+def system(view: View, context: Context) -> Iterator[Sign]:
+    """Serial number and uuid of the system; all else is the cluster's."""
+    if view.text("/os.smbios.mode") != "sysinfo":
+        yield ignore(view.owned, UNSEEN)
+        return
+    cluster_wide = []
+    for name, leaves in _entries(view):
+        if name == "serial" and _text(leaves):
+            yield write(leaves, "domain.firmware.serial", _text(leaves))
+        elif name == "uuid" and _text(leaves).lower() == view.text("/uuid").lower():
+            yield default(
+                leaves, "It is the domain's uuid, which becomes firmware.uuid (converter/compute/sysinfo.go)."
+            )
+        elif name == "uuid":
+            yield flag(leaves, "uuid")
+        elif name in ("", "serial"):
+            yield ignore(leaves, "libvirt takes the first entry of a name that has a value.")
+        else:
+            cluster_wide += leaves
+    if cluster_wide:
+        yield flag(cluster_wide, "cluster-wide")
+
+
+def chassis(view: View, context: Context) -> Iterator[Sign]:
+    """The fields of the chassis."""
+    if view.text("/os.smbios.mode") != "sysinfo":
+        yield ignore(view.owned, UNSEEN)
+        return
+    for name, leaves in _entries(view):
+        if name in CHASSIS and _text(leaves):
+            yield write(leaves, f"domain.chassis.{name}", _text(leaves))
+        elif name in ("", *CHASSIS):
+            yield ignore(leaves, "libvirt takes the first entry of a name that has a value.")
+        else:
+            yield flag(leaves, "unknown")
+
+
+def other(view: View, context: Context) -> Iterator[Sign]:
+    """Entries that no field of KubeVirt takes."""
+    if view.text("/os.smbios.mode") != "sysinfo":
+        yield ignore(view.owned, UNSEEN)
+    else:
+        yield flag(view.owned, "lost")
