@@ -1,0 +1,127 @@
+"""Memory and CPUs: vmi-create-admitter.go and pkg/liveupdate/memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+from migrate.target.admission.spec import GIB, MIB, Manifest, Refusal, Spec, amount
+
+
+def of_memory(every: Spec) -> Iterator[Refusal]:
+    """Guest memory, huge pages and the room to grow."""
+    memory = every.domain.get("memory", {})
+    resources = every.domain.get("resources", {})
+    requested = amount(resources.get("requests", {}).get("memory")) or 0
+    limit = amount(resources.get("limits", {}).get("memory")) or 0
+    guest = amount(memory.get("guest"))
+    if every.sized_elsewhere:
+        if guest is not None:
+            because = "KubeVirt refuses guest memory together with an instance type."
+            yield Refusal("domain.memory.guest", "memory-instancetype", because, "Keep one of them.")
+        return
+    if guest is None and "hugepages" not in memory and not requested:
+        because = "A VM without memory does not start."
+        yield Refusal("domain.memory.guest", "memory-missing", because, "Set the guest's memory.")
+    if "hugepages" in memory:
+        yield from _hugepages(memory["hugepages"].get("pageSize"), requested or guest or limit)
+    if memory.get("maxGuest") is not None and every.live_update:
+        yield from _max_guest(every, guest, amount(memory["maxGuest"]))
+    if not every.live_update and guest and 0 < limit < guest:
+        because = "KubeVirt refuses guest memory over the memory limit."
+        yield Refusal("domain.memory.guest", "memory-limit", because, "Leave the limit out.")
+
+
+def _hugepages(size: Any, memory: Fraction | int) -> Iterator[Refusal]:
+    page = amount(size)
+    if not page or page < 0:
+        because = "KubeVirt refuses huge pages of a size that is no quantity."
+        yield Refusal("domain.memory.hugepages.pageSize", "hugepages-size", because, "Use 2Mi or 1Gi.")
+    elif memory and (memory < page or memory % page):
+        because = f"KubeVirt refuses memory that is no multiple of its huge pages of {size}."
+        yield Refusal("domain.memory.guest", "hugepages-multiple", because, "Use smaller pages or other memory.")
+
+
+def _max_guest(every: Spec, guest: Fraction | None, most: Fraction | None) -> Iterator[Refusal]:
+    """What pkg/liveupdate/memory asks of a VM that names the most memory it can grow to."""
+    cpu, memory = every.domain.get("cpu", {}), every.domain.get("memory", {})
+    block = GIB if memory.get("hugepages", {}).get("pageSize") == "1Gi" else 2 * MIB
+    unfit = (
+        "realtime" in cpu
+        or "guestMappingPassthrough" in cpu.get("numa", {})
+        or "launchSecurity" in every.domain
+        or every.arch != "amd64"
+    )
+    if unfit or guest is None or most is None or guest > most or guest < GIB or guest % block or most % block:
+        because = (
+            "KubeVirt refuses maxGuest unless guest memory is at least 1 GiB, both are multiples of 2 MiB or of a "
+            "1 GiB page, and the VM is an amd64 one without realtime, NUMA or memory encryption."
+        )
+        yield Refusal("domain.memory.maxGuest", "memory-max-guest", because, "Leave maxGuest out.")
+
+
+def of_resources(every: Spec) -> Iterator[Refusal]:
+    """Requests and limits."""
+    resources = every.domain.get("resources", {})
+    for name, least in (("cpu", 0), ("memory", 10**6)):
+        path = f"domain.resources.requests.{name}"
+        requested = amount(resources.get("requests", {}).get(name)) or 0
+        limit = amount(resources.get("limits", {}).get(name)) or 0
+        if requested < 0 or limit < 0 or 0 < requested < least:
+            because = f"KubeVirt refuses {name} requests and limits below zero, and memory requests below 1M."
+            yield Refusal(path, "resources", because, "Leave requests and limits to KubeVirt.")
+        elif 0 < limit < requested:
+            because = f"KubeVirt refuses a {name} request over its limit."
+            yield Refusal(path, "resources", because, "Leave requests and limits to KubeVirt.")
+
+
+def of_cpu(every: Spec) -> Iterator[Refusal]:
+    """Sockets, dedicated CPUs, NUMA and realtime."""
+    cpu = every.domain.get("cpu", {})
+    dedicated = cpu.get("dedicatedCpuPlacement")
+    numa = "guestMappingPassthrough" in cpu.get("numa", {})
+    if 0 < (cpu.get("maxSockets") or 0) < (cpu.get("sockets") or 0):
+        because = "KubeVirt refuses more sockets than maxSockets."
+        yield Refusal("domain.cpu.maxSockets", "cpu-max-sockets", because, "Set maxSockets to the sockets.")
+    if every.sized_elsewhere:
+        return
+    if cpu.get("isolateEmulatorThread") and not dedicated:
+        because = "KubeVirt refuses isolateEmulatorThread without dedicatedCpuPlacement."
+        yield Refusal("domain.cpu.isolateEmulatorThread", "cpu-isolate", because, "Set dedicatedCpuPlacement too.")
+    if numa and not (dedicated and "hugepages" in every.domain.get("memory", {})):
+        because = "KubeVirt refuses NUMA passthrough without dedicatedCpuPlacement and huge pages."
+        yield Refusal("domain.cpu.numa.guestMappingPassthrough", "cpu-numa", because, "Set both, or leave NUMA out.")
+    if "realtime" in cpu and not (dedicated and numa):
+        because = "KubeVirt refuses realtime without dedicatedCpuPlacement and NUMA passthrough."
+        yield Refusal("domain.cpu.realtime", "cpu-realtime", because, "Set both, or leave realtime out.")
+    if dedicated:
+        yield from _dedicated(every, cpu)
+
+
+def _dedicated(every: Spec, cpu: Manifest) -> Iterator[Refusal]:
+    """What dedicated CPUs ask for: whole CPUs that agree with each other, and at most two threads a core."""
+    path = "domain.cpu.dedicatedCpuPlacement"
+    resources = every.domain.get("resources", {})
+    requests, limits = resources.get("requests", {}), resources.get("limits", {})
+    asked = [amount(each["cpu"]) or Fraction(0) for each in (requests, limits) if each.get("cpu") is not None]
+    asked = [amount for amount in asked if amount > 0]
+    counts = [cpu.get(name) or 0 for name in ("sockets", "cores", "threads")]
+    vcpus = max(counts[0], 1) * max(counts[1], 1) * max(counts[2], 1) if any(counts) else 0
+    if counts[2] > (1 if every.arch == "arm64" else 2):
+        because = "KubeVirt refuses dedicated CPUs with more than 2 threads a core, on arm64 more than 1."
+        yield Refusal("domain.cpu.threads", "cpu-threads", because, "Use more cores instead of threads.")
+    if (
+        any(amount.denominator != 1 for amount in asked)
+        or len(set(asked)) > 1
+        or (vcpus and asked and vcpus not in asked)
+    ):
+        because = "KubeVirt refuses dedicated CPUs whose requests and limits are not the number of vCPUs."
+        yield Refusal(path, "cpu-dedicated", because, "Leave CPU requests and limits out.")
+    elif not asked and not vcpus:
+        because = "KubeVirt refuses dedicated CPUs without a number of CPUs."
+        yield Refusal(path, "cpu-dedicated", because, "Set sockets, cores and threads.")
+    memories = {amount(each["memory"]) for each in (requests, limits) if each.get("memory") is not None}
+    if len(memories) > 1:
+        because = "KubeVirt refuses dedicated CPUs with a memory limit other than the request."
+        yield Refusal(path, "cpu-dedicated", because, "Leave memory requests and limits out.")

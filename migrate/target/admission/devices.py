@@ -1,0 +1,121 @@
+"""Firmware, features, other devices and memory encryption: vmi-create-admitter.go, hyperv.go and amd64.go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from migrate.target.admission.spec import Manifest, Refusal, Spec, is_on
+from migrate.target.admission.storage import image_path
+
+# Each feature with the one it needs; KubeVirt switches that one on unless it is switched off: webhooks/hyperv.go.
+HYPERV_NEEDS = {"evmcs": "vapic", "ipi": "vpindex", "tlbflush": "vpindex", "synictimer": "synic", "synic": "vpindex"}
+
+
+def of_firmware(every: Spec) -> Iterator[Refusal]:
+    """Boot loader, secure boot, ACPI tables and kernel."""
+    firmware = every.domain.get("firmware", {})
+    bootloader = firmware.get("bootloader", {})
+    efi = bootloader.get("efi")
+    smm = every.domain.get("features", {}).get("smm")
+    if efi is not None and "bios" in bootloader:
+        because = "KubeVirt refuses EFI together with BIOS."
+        yield Refusal("domain.firmware.bootloader.bios", "firmware-efi-bios", because, "Keep one of them.")
+    secure = efi is not None and efi.get("secureBoot", True)
+    if secure and not is_on(smm) and "tdx" not in every.domain.get("launchSecurity", {}):
+        because = "KubeVirt refuses secure boot, which EFI means unless switched off, without the SMM feature."
+        path = "domain.firmware.bootloader.efi.secureBoot"
+        yield Refusal(path, "firmware-smm", because, "Switch smm on, or set secureBoot to false.")
+    acpi, volumes = firmware.get("acpi"), {volume.get("name"): volume for volume in every.spec.get("volumes", [])}
+    if acpi is not None:
+        names = [name for name in (acpi.get("slicNameRef"), acpi.get("msdmNameRef")) if name]
+        if not names or not all("secret" in volumes.get(name, {}) for name in names):
+            because = "KubeVirt refuses ACPI tables that are not volumes of Secrets."
+            yield Refusal("domain.firmware.acpi", "firmware-acpi", because, "Add the volume of the Secret.")
+    yield from _kernel(firmware.get("kernelBoot"))
+
+
+def _kernel(boot: Manifest | None) -> Iterator[Refusal]:
+    if boot is None:
+        return
+    path = "domain.firmware.kernelBoot"
+    container = boot.get("container")
+    if container is None:
+        if boot.get("kernelArgs"):
+            because = "KubeVirt refuses kernel arguments without a kernel of its own."
+            yield Refusal(f"{path}.kernelArgs", "kernel-boot", because, "Leave the arguments out.")
+        return
+    paths = [key for key in ("kernelPath", "initrdPath") if container.get(key)]
+    if not container.get("image") or not paths:
+        because = "KubeVirt refuses to boot a kernel without an image and a path in it."
+        yield Refusal(f"{path}.container", "kernel-boot", because, "Set image and kernelPath.")
+    for key in paths:
+        for refusal in image_path({"path": container[key]}, f"{path}.container"):
+            yield refusal._replace(path=f"{path}.container.{key}")
+
+
+def of_hyperv(every: Spec) -> Iterator[Refusal]:
+    """Hyper-V features that need each other: webhooks/hyperv.go."""
+    features = every.domain.get("features", {})
+    hyperv = features.get("hyperv")
+    if hyperv is None:
+        return
+    if "hypervPassthrough" in features:
+        because = "A VM with both hyperv and hypervPassthrough does not start."
+        yield Refusal("domain.features.hypervPassthrough", "hyperv-passthrough", because, "Keep one of them.")
+    on = {name for name in HYPERV_NEEDS if is_on(hyperv.get(name))}
+    if "synictimer" in on and "synic" not in hyperv:
+        on.add("synic")
+    for name in sorted(on):
+        other = HYPERV_NEEDS[name]
+        if other in hyperv and not is_on(hyperv[other]):
+            because = f"A VM with the Hyper-V feature {name} does not start while {other} is off."
+            yield Refusal(f"domain.features.hyperv.{name}", "hyperv-needs", because, f"Switch {other} on.")
+
+
+def of_other_devices(every: Spec) -> Iterator[Refusal]:
+    """Video, watchdog and I/O threads."""
+    devices = every.devices
+    if "video" in devices and devices.get("autoattachGraphicsDevice") is False:
+        because = "KubeVirt refuses a video device while autoattachGraphicsDevice is false."
+        yield Refusal("domain.devices.video", "video-detached", because, "Keep one of them.")
+    watchdog = devices.get("watchdog")
+    if watchdog is not None and not {"i6300esb", "diag288"} & watchdog.keys():
+        because = "A VM with a watchdog of no model does not start."
+        yield Refusal("domain.devices.watchdog", "watchdog-model", because, "Add i6300esb.")
+    threads = every.domain.get("ioThreads", {}).get("supplementalPoolThreadCount") or 0
+    if every.domain.get("ioThreadsPolicy") == "supplementalPool" and threads < 1:
+        because = "KubeVirt refuses a pool of I/O threads without their number."
+        yield Refusal("domain.ioThreadsPolicy", "io-threads", because, "Set ioThreads.supplementalPoolThreadCount.")
+
+
+def of_launch_security(every: Spec) -> Iterator[Refusal]:
+    """What webhooks/amd64.go asks of encrypted VMs; other architectures have none, and s390x one without fields."""
+    security = every.domain.get("launchSecurity")
+    if security is None or every.arch == "s390x":
+        return
+    path = "domain.launchSecurity"
+    kinds = [kind for kind in ("sev", "snp", "tdx") if kind in security]
+    efi = every.domain.get("firmware", {}).get("bootloader", {}).get("efi")
+    if every.arch != "amd64" or len(kinds) != 1:
+        because = "KubeVirt refuses memory encryption that is not exactly one of SEV, SNP and TDX on amd64."
+        yield Refusal(path, "launch-security", because, "Keep one of them.")
+        return
+    (kind,) = kinds
+    wrong = [
+        (efi is None, "without EFI"),
+        (kind != "tdx" and efi is not None and efi.get("secureBoot", True), "with secure boot"),
+        (kind != "sev" and (efi or {}).get("persistent"), "with persistent EFI variables"),
+        (kind == "tdx" and is_on(every.domain.get("features", {}).get("smm")), "with SMM"),
+        (
+            "attestation" in (security.get("sev") or {}) and every.spec.get("startStrategy") != "Paused",
+            "that is not Paused",
+        ),
+        (
+            any("bootOrder" in nic for nic in every.devices.get("interfaces", [])),
+            "with a network interface to boot from",
+        ),
+    ]
+    for is_wrong, what in wrong:
+        if is_wrong:
+            because = f"KubeVirt refuses a VM encrypted by {kind.upper()} {what}."
+            yield Refusal(f"{path}.{kind}", "launch-security", because, "Change that, or leave the encryption out.")

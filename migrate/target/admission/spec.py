@@ -1,0 +1,83 @@
+"""What every check looks at: a VM with its parts, the refusal, and quantities as numbers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from migrate.target.quantity import BINARY, DECIMAL
+from migrate.target.vocabulary import Target
+
+Manifest = dict[str, Any]
+
+SUBDOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+FACTORS = {"n": Fraction(1, 10**9), "u": Fraction(1, 10**6), "m": Fraction(1, 10**3), **DECIMAL, **BINARY}
+AMOUNT = re.compile(r"([+-]?[0-9.]+)([eE][+-]?\d{1,2}|[a-zA-Z]{0,2})")
+
+MIB, GIB = 2**20, 2**30
+# The API server takes that many disks, volumes, interfaces and networks of one VM.
+MOST = 256
+
+FEWER = "Leave the excess devices out."
+RENAME = "Give each its own name."
+
+
+class Refusal(NamedTuple):
+    """What is refused: the path to it, the name of the reason, what happens, and what to do."""
+
+    path: str
+    id: str
+    because: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A VM with the parts that most checks look at."""
+
+    vm: Manifest
+    spec: Manifest
+    domain: Manifest
+    target: Target
+    arch: str
+
+    @property
+    def devices(self) -> Manifest:
+        """The devices of the domain."""
+        return self.domain.get("devices", {})
+
+    @property
+    def sized_elsewhere(self) -> bool:
+        """Whether an instance type gives CPUs and memory."""
+        return "instancetype" in self.vm.get("spec", {})
+
+    @property
+    def live_update(self) -> bool:
+        """Whether changes reach running VMs unless configured otherwise: LiveUpdate became the default in 1.5."""
+        return self.target.at_least("1.5")
+
+
+def amount(quantity: Any) -> Fraction | None:
+    """A quantity as an exact number; None for none and for what is no quantity."""
+    parts = AMOUNT.fullmatch(str(quantity)) if quantity is not None else None
+    if parts is None:
+        return None
+    try:
+        number, suffix = Fraction(parts[1]), parts[2]
+    except ValueError:
+        return None
+    if suffix[:1] in ("e", "E") and len(suffix) > 1 and suffix != "Ei":
+        return number * Fraction(10) ** int(suffix[1:])
+    return number * FACTORS[suffix] if suffix in FACTORS else None if suffix else number
+
+
+def efi(every: Spec) -> Manifest:
+    """The EFI boot loader, empty where the VM names none."""
+    return every.domain.get("firmware", {}).get("bootloader", {}).get("efi") or {}
+
+
+def is_on(state: Manifest | None) -> bool:
+    """Whether a feature is switched on, which is what naming it means."""
+    return state is not None and state.get("enabled") is not False

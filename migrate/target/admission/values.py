@@ -1,0 +1,87 @@
+"""Single values that are refused: rows of mappings/vocabulary/admission.yaml and what the target lacks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from migrate.target.admission.spec import Manifest, Refusal
+from migrate.target.vocabulary import API_VERSIONS, TEMPLATE, Target, lacks, needs, table
+
+
+def refused(vm: Manifest, target: Target, arch: str) -> list[Refusal]:
+    """The values of a VM of that architecture that stand against a row, and the fields that the target lacks."""
+    found: list[Refusal] = []
+    _walk(_trie(target, arch), vm, "VirtualMachine", found)
+    return found
+
+
+@dataclass(slots=True)
+class Trie:
+    """What to look at on the way down: checks of the value here, and what lies below, by field."""
+
+    checks: list[tuple[Callable[[Any], bool], str, str, str]] = field(default_factory=list)
+    below: dict[str, Trie] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=64)
+def _trie(target: Target, arch: str) -> Trie:
+    """The rows for an architecture and what the target lacks, by path."""
+    root = Trie()
+    for row in table("admission.yaml"):
+        if row.get("arch", arch) == arch:
+            _at(root, row["path"]).checks.append((_bad(row), row["id"], row["because"], row["remedy"]))
+    for need in needs():
+        lack = lacks(need, target)
+        if lack:
+            because = f"KubeVirt {target.kubevirt} refuses {need.path.rpartition('.')[2]}, which {lack}"
+            remedy = "Switch the feature gate on in the cluster and name it in --feature-gates, or leave the field out."
+            _at(root, need.path).checks.append((_is(need.value), "feature-gate", because, remedy))
+    return root
+
+
+def _at(root: Trie, path: str) -> Trie:
+    full = path if path.split(".")[0] in API_VERSIONS else f"{TEMPLATE}.{path}"
+    node = root
+    for name in full.split(".")[1:]:
+        node = node.below.setdefault(name, Trie())
+    return node
+
+
+def _bad(row: dict[str, Any]) -> Callable[[Any], bool]:
+    if "least" in row:
+        least = row["least"]
+        return lambda value: isinstance(value, int) and value < least
+    if "text" in row:
+        allowed = re.compile(row["text"]).fullmatch
+        return lambda value: isinstance(value, str) and not allowed(value)
+    return lambda value: True
+
+
+def _is(wanted: str | None) -> Callable[[Any], bool]:
+    if wanted is None:
+        return lambda value: True
+    return lambda value: (str(value).lower() if isinstance(value, bool) else str(value)) == wanted
+
+
+def _walk(trie: Trie, value: Any, path: str, found: list[Refusal]) -> None:
+    for bad, name, because, remedy in trie.checks:
+        if bad(value):
+            shown = f": {value:.80}" if isinstance(value, str) else f": {value}" if isinstance(value, int) else ""
+            found.append(Refusal(path.removeprefix(f"{TEMPLATE}."), name, f"{because}{shown}.", remedy))
+    if not isinstance(value, dict):
+        return
+    for name, below in trie.below.items():
+        inner = value.get(name)
+        if isinstance(inner, list):
+            for position, item in enumerate(inner):
+                _walk(below, item, f"{path}.{name}[{_key(item, position)}]", found)
+        elif inner is not None:
+            _walk(below, inner, f"{path}.{name}", found)
+
+
+def _key(item: Any, position: int) -> Any:
+    return item.get("name", position) if isinstance(item, dict) else position
