@@ -1,0 +1,93 @@
+"""Times the copy of a 4 GiB qcow2 with 1 GiB of data to raw against `qemu-img convert`, both with fsync.
+
+Usage, from the checkout: python -m bench.copy [FOLDER]; FOLDER needs 4 GiB of room, else the temporary folder is used. Goal: 1.3.
+"""
+
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from migrate import journal
+from migrate.model import PlannedDisk
+from migrate.transfer import _bytes, file
+
+ROUNDS, GOAL = 7, 1.3
+SIZE, PIECES, PIECE = 4 << 30, 16, 64 << 20
+
+
+def make_source(folder: Path) -> Path:
+    """A qcow2 of 4 GiB with 16 pieces of 64 MiB of random data."""
+    raw, source = folder / "source.raw", folder / "source.qcow2"
+    with raw.open("wb") as disk:
+        disk.truncate(SIZE)
+        for piece in range(PIECES):
+            disk.seek(piece * (SIZE // PIECES) + (piece << 20))
+            disk.write(random.Random(piece).randbytes(PIECE))
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", raw, source], check=True)
+    raw.unlink()
+    os.sync()
+    return source
+
+
+def time_qemu_img(source: Path, folder: Path, *options: str) -> float:
+    """Seconds that qemu-img and an fsync of its output take."""
+    target = folder / "qemu-img.raw"
+    started = time.monotonic()
+    subprocess.run(["qemu-img", "convert", *options, "-f", "qcow2", "-O", "raw", source, target], check=True)
+    descriptor = os.open(target, os.O_RDWR)
+    os.fsync(descriptor)
+    seconds = time.monotonic() - started
+    os.close(descriptor)
+    target.unlink()
+    return seconds
+
+
+def time_ours(source: Path, folder: Path) -> tuple[float, float]:
+    """Seconds of all but the read-back (server, journal and fsync included), and of the read-back."""
+    out = folder / "out"
+    disk = PlannedDisk("vda", "default", "bench", "file", str(source), "qcow2", SIZE, None, None)
+    started = time.monotonic()
+    with (
+        journal.opened(folder / "journal.jsonl") as record,
+        _bytes.opened(_bytes.chain(str(source), "qcow2", [])) as opened,
+    ):
+        cluster = file.DirectoryTarget(out)
+        step = record.step("bench", "vda", cluster.name, opened.stamp)
+        evidence = file.move(opened, disk, cluster, step)
+        step.end(evidence)
+    seconds = time.monotonic() - started
+    (out / "default/bench/disk.img").unlink()
+    (folder / "journal.jsonl").unlink()
+    return seconds - evidence.read_back_seconds, evidence.read_back_seconds
+
+
+def main() -> None:
+    """Prints each round, then the medians."""
+    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as name:
+        folder = Path(name)
+        source = make_source(folder)
+        ratios, direct_ratios, read_backs = [], [], []
+        for number in range(1, ROUNDS + 1):
+            theirs, direct = time_qemu_img(source, folder), time_qemu_img(source, folder, "-t", "none")
+            ours, read_back = time_ours(source, folder)
+            ratios.append(ours / theirs)
+            direct_ratios.append(ours / direct)
+            read_backs.append(read_back / ours)
+            print(
+                f"round {number}: qemu-img {theirs:.2f} s, with -t none {direct:.2f} s; "
+                f"copy {ours:.2f} s, read-back {read_back:.2f} s",
+                flush=True,
+            )
+    ratio = statistics.median(ratios)
+    print(f"copy / qemu-img convert: {ratio:.2f} (goal {GOAL}: {'met' if ratio <= GOAL else 'MISSED'})")
+    print(f"copy / qemu-img convert -t none: {statistics.median(direct_ratios):.2f} (no goal)")
+    print(f"read-back / copy: {statistics.median(read_backs):.2f}")
+
+
+if __name__ == "__main__":
+    main()
