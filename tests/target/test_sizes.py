@@ -51,10 +51,12 @@ def test_disk_fits_on_a_new_file_system_of_the_claims_size(tmp_path: Path, make:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
-@pytest.mark.parametrize("size", [20 * MIB, 460 * MIB, 970 * MIB])
-def test_disk_fits_when_the_volume_is_rounded_up(tmp_path: Path, size: int):
-    rounded = next(step for step in (32 * MIB, 512 * MIB, GIB, 2 * GIB) if step >= claim_size(size, "Filesystem"))
-    with mounted(tmp_path, rounded, EXT4) as folder, (folder / "disk.img").open("wb") as disk:
+@pytest.mark.parametrize(
+    ("make", "size", "step"), [([*EXT4, "-b4096"], 108 * MIB, 128 * MIB), (XFS, 265 * MIB, 300 * MIB)]
+)
+def test_disk_fits_when_the_volume_is_larger_than_asked(tmp_path: Path, make: list[str], size: int, step: int):
+    larger = max(claim_size(size, "Filesystem"), step)
+    with mounted(tmp_path, larger, make) as folder, (folder / "disk.img").open("wb") as disk:
         os.posix_fallocate(disk.fileno(), 0, size)
 
 
