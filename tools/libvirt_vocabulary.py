@@ -21,12 +21,18 @@ RNG = "{http://relaxng.org/ns/structure/1.0}"
 INSTALLED = "/usr/share/libvirt/schemas"
 MANY = 2
 
-# Leaves that no schema has: what virt-manager, Nova and VDSM write below <metadata>, and elements that releases after
-# 9.0 let occur several times (watchdog: 9.1, iommu: 11.10).
+# Leaves that the schemas of libvirt 9.0 do not have: elements that later releases let occur, or occur several times,
+# and what virt-manager, Nova and VDSM write below <metadata>.
 KEPT = """
-devices.iommu[].model
-devices.watchdog[].action
-devices.watchdog[].model
+devices.crypto[].backend.model = builtin lkcf
+devices.crypto[].backend.queues
+devices.crypto[].model = virtio
+devices.crypto[].type = qemu
+devices.disk[].driver.iothreads.iothread[].id
+devices.disk[].driver.iothreads.iothread[].queue[].id
+devices.iommu[].model = intel smmuv3 virtio
+devices.watchdog[].action = dump inject-nmi none pause poweroff reset shutdown
+devices.watchdog[].model = diag288 i6300esb ib700 itco
 metadata.libosinfo:libosinfo.libosinfo:os.id
 metadata.nova:instance.nova:creationTime text
 metadata.nova:instance.nova:flavor.id
@@ -282,7 +288,7 @@ def vocabulary(folders: list[Path]) -> dict[str, Leaf]:
     found = list(parse_lines(KEPT))
     for folder in folders:
         grammar = Grammar(folder)
-        (domain,) = (node for define in grammar.defines["domain"] for node in define.iter(RNG + "element"))
+        (domain,) = (node for define in grammar.defines["domain"] for node in define.findall(RNG + "element"))
         found += walk(grammar, "", [domain], frozenset())
     return merge(found)
 
