@@ -1,0 +1,72 @@
+"""Machine types and boot orders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from migrate.mapping.rules import Rules
+
+DEVICES = """
+<devices>
+  <disk type='file' device='cdrom'><source file='/c.iso'/><target dev='sda' bus='sata'/></disk>
+  <disk type='file'><source file='/a'/><target dev='vda' bus='virtio'/></disk>
+  <disk type='file'><source file='/b'/><target dev='vdb' bus='virtio'/></disk>
+  <interface type='user'><mac address='52:54:00:00:00:01'/></interface>
+  <interface type='user'><mac address='52:54:00:00:00:02'/></interface>
+</devices>
+"""
+ITEMS = {
+    "hd": "domain.devices.disks[vda].bootOrder",
+    "cdrom": "domain.devices.disks[sda].bootOrder",
+    "network": "domain.devices.interfaces[interface-0].bootOrder",
+}
+
+
+def os_element(machine: str = "q35", arch: str = "x86_64", boot: list[str] | None = None) -> str:
+    devices = "".join(f"<boot dev='{dev}'/>" for dev in boot or [])
+    return f"<os><type arch='{arch}' machine='{machine}'>hvm</type>{devices}</os>"
+
+
+@given(st.lists(st.sampled_from([*ITEMS, "fd"]), max_size=6))
+def test_the_first_device_of_each_kind_boots_at_its_last_place(run: Callable, rules: Rules, boot: list[str]) -> None:
+    writes = run(os_element(boot=boot) + DEVICES, rules).writes
+    orders = {path: write.value for path, write in writes.items() if path.endswith("bootOrder")}
+    wanted = boot or ["hd"]
+    assert orders == {ITEMS[dev]: place for place, dev in enumerate(wanted, start=1) if dev in ITEMS}
+
+
+def test_boot_devices_keep_the_order_of_the_devices(run: Callable, rules: Rules) -> None:
+    writes = run(os_element(boot=["hd", "cdrom"]) + DEVICES, rules).writes
+    assert [path for path in writes if path.endswith("bootOrder")] == [ITEMS["cdrom"], ITEMS["hd"]]
+
+
+def test_an_order_on_a_device_decides_alone(run: Callable, rules: Rules) -> None:
+    devices = DEVICES.replace("bus='virtio'/></disk>", "bus='virtio'/><boot order='7'/></disk>", 1)
+    writes = run(os_element(boot=["cdrom"]) + devices, rules).writes
+    assert not [path for path, write in writes.items() if write.rule == "os-boot"]
+
+
+@pytest.mark.parametrize(
+    ("arch", "machine", "family"),
+    [
+        ("x86_64", "pc-q35-rhel9.4.0", "q35"),
+        ("x86_64", "pc-0.12", "q35"),
+        ("x86_64", "rhel6.6.0", "q35"),
+        ("i686", "pc", "q35"),
+        ("aarch64", "virt-rhel9.2.0", "virt"),
+        ("s390x", "s390-ccw-virtio", "s390-ccw-virtio"),
+        ("x86_64", "spcq35", None),
+        ("aarch64", "virtual", None),
+        ("x86_64", "pcq35", None),
+    ],
+)
+def test_a_machine_becomes_its_family(run: Callable, rules: Rules, arch: str, machine: str, family: str | None) -> None:
+    book = run(os_element(machine, arch), rules)
+    found = book.writes.get("domain.machine.type")
+    assert (found.value if found else None) == family
+    blockers = {f.id for entry in book.entries for f in entry.findings if f.severity == "blocker"}
+    assert ("machine-type/board" in blockers) == (family is None)
