@@ -52,7 +52,7 @@ def test_disk_fits_on_a_new_file_system_of_the_claims_size(tmp_path: Path, make:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
 @pytest.mark.parametrize(
-    ("make", "size", "step"), [([*EXT4, "-b4096"], 108 * MIB, 128 * MIB), (XFS, 265 * MIB, 300 * MIB)]
+    ("make", "size", "step"), [([*EXT4, "-b4096"], 95 * MIB, 128 * MIB), (XFS, 230 * MIB, 300 * MIB)]
 )
 def test_disk_fits_when_the_volume_is_larger_than_asked(tmp_path: Path, make: list[str], size: int, step: int):
     larger = max(claim_size(size, "Filesystem"), step)

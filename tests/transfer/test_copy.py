@@ -199,3 +199,13 @@ def test_blocks_split_ranges_at_their_borders():
         (3, [(3 * BLOCK, 4 * BLOCK)]),
         (4, [(4 * BLOCK, 5 * BLOCK)]),
     ]
+
+
+def test_gaps_of_a_block_hold_nothing_of_the_one_before(raw: Path):
+    content = raw.read_bytes()
+    with serve([Image(str(raw), "raw")]) as uri:
+        sink, tree, _ = run(uri, len(content), connections=1)
+    assert sink.data == content
+    assert tree.digests == reference(content)
+    with raw.open("rb") as file:
+        assert _copy.read_back(file.fileno(), len(content), threads=1).digests == reference(content)
