@@ -1,10 +1,12 @@
 """What KubeVirt refuses, case by case, and that what it accepts passes."""
 
 import copy
+from fractions import Fraction
 
 import pytest
 
 from migrate.target.admission import refusals
+from migrate.target.admission.spec import amount
 from migrate.target.vocabulary import Target, strict, table, target, versions
 
 UUID = "8f2a6a3e-6a0a-4c4b-9d1e-2f2a6c1b7d10"
@@ -126,6 +128,8 @@ ACCEPTED = [
     [("domain.memory", ABSENT), ("domain.resources", {"requests": {"memory": "1Gi"}})],
     [("domain.memory", {"maxGuest": "4Gi", "guest": "1024Mi"})],
     [("domain.features.hyperv", {"synictimer": {}})],
+    [("domain.features.hyperv", ABSENT)],
+    [(f"{D}.0.blockSize", {"matchVolume": {}})],
     [("domain.features.hyperv", {"ipi": {"enabled": False}, "vpindex": {"enabled": False}})],
     [("domain.features.hyperv", {"evmcs": {}})],
     [(f"{N}.1.state", "down")],
@@ -356,6 +360,7 @@ CLAIMS = [
     ("claim-name", [("metadata.name", "A")]),
     ("claim-access", [("spec.accessModes", [])]),
     ("claim-access", [("spec.accessModes", ["ReadWriteOncePod", "ReadWriteMany"])]),
+    ("claim-mode", [("spec.volumeMode", "FromStorageProfile")]),
     ("claim-size", [("spec.resources.requests.storage", "0")]),
     ("claim-size", [("spec.resources", ABSENT)]),
     ("claim-class", [("spec.storageClassName", "A b")]),
@@ -447,6 +452,27 @@ def test_data_volume_templates_that_are_right():
         assert ids(changed(VM, ("VirtualMachine.spec.dataVolumeTemplates", [template | {"spec": wrong}]))) == {
             "data-volume"
         }
+
+
+@pytest.mark.parametrize(
+    ("quantity", "number"),
+    [
+        ("1Gi", 2**30),
+        ("1.5Ki", 1536),
+        ("500m", Fraction(1, 2)),
+        ("1e3", 1000),
+        ("12E2", 1200),
+        ("2E", 2 * 10**18),
+        ("1Ei", 2**60),
+        (4, 4),
+        (None, None),
+        ("1.2.3", None),
+        ("1Xi", None),
+        ("much", None),
+    ],
+)
+def test_amount(quantity, number):
+    assert amount(quantity) == number
 
 
 def test_refusals_say_where():

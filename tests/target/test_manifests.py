@@ -1,5 +1,6 @@
 """Objects out of paths, and YAML whose shape no text can change."""
 
+import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -77,6 +78,16 @@ def test_objects_do_not_share_values():
     (vm,) = assemble((path, shared) for path in paths)["VirtualMachine"]
     first, second = vm["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"]
     assert first["masquerade"] is not second["masquerade"] is not shared
+
+
+def test_a_path_that_no_version_has_is_a_bug():
+    with pytest.raises(ValueError, match=r"domain\.nope"):
+        assemble([("domain.nope", 1)])
+
+
+def test_a_value_without_a_form_is_a_bug():
+    with pytest.raises(TypeError):
+        dump([{"a": object()}])
 
 
 def test_dump_is_what_people_write():

@@ -207,6 +207,18 @@ def test_strict_finds(domain, problem):
     assert problem in found
 
 
+def test_strict_looks_into_metadata():
+    vm = VM | {"metadata": {"name": "web", "annotations": {"a": 1}, "labels": [], "generation": "1"}}
+    assert [problem.partition(": ")[0] for problem in strict(vm, Target("1.9"))] == [
+        "VirtualMachine.metadata.annotations[a]",
+        "VirtualMachine.metadata.labels",
+        "VirtualMachine.metadata.generation",
+    ]
+    probe = copy.deepcopy(VM)
+    probe["spec"]["template"]["spec"]["readinessProbe"] = {"httpGet": {"port": "http"}}
+    assert strict(probe, Target("1.9")) == []
+
+
 def test_strict_says_since_when():
     (found,) = strict(with_domain(rebootPolicy="Terminate"), Target("1.3"))
     assert found.endswith("unknown field, KubeVirt has it since 1.8")

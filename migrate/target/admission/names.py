@@ -89,6 +89,9 @@ def _claim_spec(spec: Manifest, path: str) -> Iterator[Refusal]:
     if not modes or ("ReadWriteOncePod" in modes and len(modes) > 1):
         because = "The API server refuses a claim without access modes, and ReadWriteOncePod among others."
         yield Refusal(f"{path}.accessModes", "claim-access", because, "Name the access mode in the site file.")
+    if spec.get("volumeMode", "Filesystem") not in ("Filesystem", "Block"):
+        because = "The API server refuses a claim that is neither of mode Filesystem nor Block."
+        yield Refusal(f"{path}.volumeMode", "claim-mode", because, "Use Filesystem or Block.")
     size = amount(spec.get("resources", {}).get("requests", {}).get("storage"))
     if size is None or size <= 0:
         because = "The API server refuses a claim without a size."
