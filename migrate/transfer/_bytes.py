@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from migrate.model import Image, Refused, Unfinished, short_hash
 from migrate.transfer import _nbd
@@ -185,11 +186,11 @@ def serve(images: list[Image], *, clients: int = CLIENTS) -> Iterator[str]:
                 command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, start_new_session=True
             )
         try:
-            uri = f"nbd+unix:///?socket={socket}"
+            uri = f"nbd+unix:///?socket={quote(str(socket))}"
             with _first_connection(server, socket, uri, log, images[0].path):
                 yield uri
         finally:
-            server.terminate()
+            server.kill()
             server.wait()
 
 

@@ -13,6 +13,7 @@ from migrate.model import Unfinished
 from migrate.transfer import _copy
 from migrate.transfer._bytes import Image, serve
 from migrate.transfer._digest import BLOCK, Tree, blocks, digest, zero_digest
+from migrate.transfer._nbd import Connection
 
 MIB = 1 << 20
 
@@ -93,9 +94,15 @@ def test_server_without_extents_is_read_whole_and_its_zeroes_stay_holes(raw: Pat
 
 
 def test_every_write_fits_direct_io(raw: Path):
-    size = raw.stat().st_size
-    with serve([Image(str(raw), "raw")]) as uri:
-        sink, _, _ = run(uri, size)
+    size, fine = raw.stat().st_size, raw.with_suffix(".qcow2")
+    command = ["qemu-img", "convert", "-S", "512", "-O", "qcow2", "-o", "cluster_size=512", raw, fine]
+    subprocess.run(command, check=True)
+    with serve([Image(str(fine), "qcow2")]) as uri:
+        with Connection(uri) as source:
+            assert any(start % 4096 for start, _ in source.data_ranges())
+        sink, tree, _ = run(uri, size)
+    assert sink.data == raw.read_bytes()
+    assert tree.digests == reference(raw.read_bytes())
     assert all(
         offset % 4096 == 0 and (length % 4096 == 0 or offset + length == size) for offset, length in sink.written
     )
