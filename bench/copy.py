@@ -1,6 +1,7 @@
 """Times the copy of a 4 GiB qcow2 with 1 GiB of data to raw against `qemu-img convert`, both with fsync.
 
-Usage, from the checkout: python -m bench.copy [FOLDER]; FOLDER needs 4 GiB of room, else the temporary folder is used. Goal: 1.3.
+Usage, from the checkout: python -m bench.copy [FOLDER]; FOLDER, by default the temporary one, needs 4 GiB of room.
+The goal is a ratio of at most 1.3.
 """
 
 import os

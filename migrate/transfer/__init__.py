@@ -1,6 +1,6 @@
 """Moves bytes: any disk as NBD, one copy engine, and one module for each method that fills a claim.
 
-The folder is the registry. A method has `unfit` and `move`, and to look at its claims again `present`, `check`, `discard`.
+The folder is the registry. A method has `unfit` and `move`, and for claims it filled `present`, `check`, `discard`.
 """
 
 from __future__ import annotations

@@ -269,6 +269,23 @@ def test_killed_at_random_sends_little_again(killed: Killed, seed: int):
     assert killed.written() <= killed.blocks + kills * (FLUSH + CONNECTIONS)
 
 
+def test_killed_copy_leaves_no_server_behind(killed: Killed):
+    def servers() -> list[Path]:
+        return [path for path in Path("/proc").glob("[0-9]*/cmdline") if serves(path)]
+
+    def serves(path: Path) -> bool:
+        try:
+            return b"qemu-nbd" in (line := path.read_bytes()) and str(killed.bench.source).encode() in line
+        except OSError:
+            return False
+
+    assert killed.start("write:9").wait() == -signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while servers() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert servers() == []
+
+
 def test_source_changed_between_runs_starts_anew(killed: Killed):
     assert killed.start("write:20").wait() == -signal.SIGKILL
     assert killed.bench.sent()
