@@ -147,6 +147,10 @@ ACCEPTED = [
     [("VirtualMachine.metadata.name", "a" * 64)],
     [("domain.cpu", {"dedicatedCpuPlacement": True, "cores": 2}), ("domain.memory", {"guest": "1Gi"})],
     [("domain.cpu", {"dedicatedCpuPlacement": True}), ("domain.resources", {"limits": {"cpu": "2"}})],
+    [
+        ("domain.cpu", {"dedicatedCpuPlacement": True, "cores": 2, "threads": 2}),
+        ("domain.resources", {"requests": {"memory": "1Gi", "cpu": 4}, "limits": {"memory": "1024Mi", "cpu": "4"}}),
+    ],
     [(f"{D}.0.blockSize", {"custom": {"logical": 512, "physical": 4096}})],
     [("domain.firmware.uuid", UUID.replace("-", "").upper())],
     [(f"{D}.1.cache", "writeback"), (f"{D}.1.shareable", False)],
@@ -224,6 +228,15 @@ REFUSED = [
             ("domain.resources", {"requests": {"memory": "1Gi"}, "limits": {"memory": "2Gi"}}),
         ],
     ),
+    (
+        "cpu-dedicated",
+        [
+            ("domain.cpu", {"dedicatedCpuPlacement": True}),
+            ("domain.resources", {"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}),
+        ],
+    ),
+    ("cpu-threads", [("domain.cpu", {"dedicatedCpuPlacement": True, "threads": 2}), ("architecture", "arm64")]),
+    ("memory-max-guest", [("domain.cpu.numa", {"guestMappingPassthrough": {}})]),
     ("memory-missing", [("domain.memory", ABSENT)]),
     ("memory-max-guest", [("domain.memory.guest", "500Mi")]),
     ("memory-max-guest", [("domain.memory.maxGuest", "2049Mi")]),
