@@ -78,11 +78,6 @@ class Journal:
         self._states = _replay(self._lines(), keep=False)
         os.ftruncate(descriptor, self._end)
 
-    def evidence(self, vm: str, disk: str, target: str) -> Evidence | None:
-        """The evidence of a disk that has arrived at a target."""
-        state = self._states.get((vm, disk, target))
-        return state.evidence if state else None
-
     def step(self, vm: str, disk: str, target: str, stamp: str) -> Step:
         """Begins or goes on with a disk: blocks done earlier count when the source still has the same stamp."""
         state = self._states.get((vm, disk, target), _State())
@@ -129,17 +124,11 @@ def opened(path: Path) -> Iterator[Journal]:
         os.close(descriptor)
 
 
-def evidences(path: Path) -> list[Evidence]:
-    """All evidence in a journal, also of one that is being written; none where there is no journal."""
-    records = (record for _, record in _read(path))
-    return [state.evidence for state in _replay(records, keep=False).values() if state.evidence]
-
-
 def arrived(path: Path, target: str) -> dict[tuple[str, str], Evidence]:
-    """The evidence of what has arrived at a target, by namespace and claim, also while the journal is written."""
-    states = _replay((record for _, record in _read(path)), keep=False)
-    found = (state.evidence for (_, _, at), state in states.items() if at == target)
-    return {(evidence.namespace, evidence.claim): evidence for evidence in found if evidence}
+    """The evidence of what has arrived at a target, by namespace and claim, also of a journal that is being written."""
+    states = _replay((record for _, record in _read(path) if record["target"] == target), keep=False)
+    found = (state.evidence for state in states.values() if state.evidence)
+    return {(evidence.namespace, evidence.claim): evidence for evidence in found}
 
 
 def digests(path: Path, vm: str, disk: str, target: str) -> dict[int, bytes]:

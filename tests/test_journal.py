@@ -36,17 +36,15 @@ def test_work_goes_on_where_it_ended(path: Path):
     with journal.opened(path) as opened:
         step = begin(opened)
         assert (step.done, step.placed, step.restarted) == (CHUNKS, None, None)
-        assert opened.evidence("vm", "vda", "t") is None
+        assert journal.arrived(path, "t") == {}
         step.record({9: b"\t" * 32})
         step.place([1, 2, 3])
     with journal.opened(path) as opened:
         step = begin(opened)
         assert (step.done, step.placed) == (CHUNKS | {9: b"\t" * 32}, [1, 2, 3])
         step.end(PROOF)
-    with journal.opened(path) as opened:
-        assert opened.evidence("vm", "vda", "t") == PROOF
-        assert opened.evidence("vm", "vda", "elsewhere") is None
-    assert journal.evidences(path) == [PROOF]
+    assert journal.arrived(path, "t") == {("default", "vm-vda"): PROOF}
+    assert journal.arrived(path, "elsewhere") == {}
     assert journal.digests(path, "vm", "vda", "t") == CHUNKS | {9: b"\t" * 32}
 
 
@@ -71,8 +69,7 @@ def test_void_ends_what_was_done_and_a_new_begin_what_had_arrived(path: Path):
         step.end(PROOF)
     with journal.opened(path) as opened:
         assert begin(opened).done == {}
-    with journal.opened(path) as opened:
-        assert opened.evidence("vm", "vda", "t") is None
+    assert journal.arrived(path, "t") == {}
 
 
 def test_any_torn_last_line_is_dropped(path: Path):
@@ -95,7 +92,7 @@ def test_damage_elsewhere_is_refused(path: Path):
     with pytest.raises(Refused, match="damaged in line 1: restore it"), journal.opened(path):
         pass
     with pytest.raises(Refused, match="damaged"):
-        journal.evidences(path)
+        journal.arrived(path, "t")
     assert path.read_bytes() == content.replace(b'"vda"', b'"vdb"', 1)
 
 
@@ -111,12 +108,12 @@ def test_two_at_once_are_refused(path: Path):
 
 
 def test_reading_needs_no_lock_and_no_journal(path: Path):
-    assert journal.evidences(path) == []
+    assert journal.arrived(path, "t") == {}
     assert journal.digests(path, "vm", "vda", "t") == {}
     assert not path.exists()
     with journal.opened(path) as opened:
         begin(opened).end(PROOF)
-        assert journal.evidences(path) == [PROOF]
+        assert journal.arrived(path, "t") == {("default", "vm-vda"): PROOF}
 
 
 def test_each_line_is_json(path: Path):

@@ -62,7 +62,7 @@ def test_disk_arrives_raw_sparse_and_proved(bench: Bench, raw: Path):
     assert evidence.source == evidence.read_back
     assert (evidence.bytes, evidence.claim, evidence.method) == (raw.stat().st_size, "vm-vda", "file")
     assert file.check(bench.disk, bench.cluster, evidence) is None
-    assert journal.evidences(bench.journal) == [evidence]
+    assert journal.arrived(bench.journal, bench.cluster.name) == {("default", "vm-vda"): evidence}
 
 
 def test_flipped_bit_is_found_and_located(bench: Bench):
@@ -253,7 +253,7 @@ def test_killed_at_every_kind_of_point_goes_on(killed: Killed):
     assert killed.start().wait() == 0
     killed.bench.unharmed(killed.bench.source.read_bytes())
     assert killed.written() <= killed.blocks + 5 * (FLUSH + CONNECTIONS)
-    assert len(journal.evidences(killed.bench.journal)) == 1
+    assert list(journal.arrived(killed.bench.journal, killed.bench.cluster.name)) == [("default", "vm-vda")]
 
 
 @pytest.mark.parametrize("seed", range(3))

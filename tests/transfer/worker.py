@@ -55,7 +55,7 @@ os.rename = rename
 disk = PlannedDisk("vda", "default", "vm-vda", "file", source, "raw", int(size), None, None)
 cluster = file.DirectoryTarget(Path(out))
 with journal.opened(Path(record)) as opened_journal:
-    if opened_journal.evidence("vm", "vda", cluster.name) is None:
+    if not journal.arrived(opened_journal.path, cluster.name):
         with _bytes.opened(_bytes.chain(source, "raw", [])) as opened:
             step = opened_journal.step("vm", "vda", cluster.name, opened.stamp)
             step.end(file.move(opened, disk, cluster, step))
