@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -224,13 +225,13 @@ def test_full_disk_is_unfinished_and_runs_again(bench: Bench, raw: Path):
 class Killed:
     """Runs a copy in a process that counts what it writes and can kill itself."""
 
-    def __init__(self, bench: Bench, blocks: int) -> None:
-        self.bench, self.blocks, self.log = bench, blocks, bench.folder / "log"
+    def __init__(self, bench: Bench, blocks: int, scratch: str) -> None:
+        self.bench, self.blocks, self.scratch, self.log = bench, blocks, scratch, bench.folder / "log"
         self.log.touch()
 
     def start(self, point: str = "") -> subprocess.Popen:
         bench = self.bench
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": self.scratch}
         arguments = [bench.source, bench.journal, bench.cluster.root, bench.disk.bytes, FLUSH, CONNECTIONS]
         return subprocess.Popen([sys.executable, WORKER, *map(str, arguments), self.log, point], env=environment)
 
@@ -239,10 +240,11 @@ class Killed:
 
 
 @pytest.fixture
-def killed(tmp_path: Path, planned: Callable[..., PlannedDisk]) -> Killed:
+def killed(tmp_path: Path, planned: Callable[..., PlannedDisk]) -> Iterator[Killed]:
     source, blocks = tmp_path / "big.raw", 40
     source.write_bytes(random.Random(7).randbytes(blocks * BLOCK))
-    return Killed(Bench(tmp_path, source, planned(source, blocks * BLOCK, "raw")), blocks)
+    with tempfile.TemporaryDirectory() as scratch:  # short, for its sockets
+        yield Killed(Bench(tmp_path, source, planned(source, blocks * BLOCK, "raw")), blocks, scratch)
 
 
 def test_killed_at_every_kind_of_point_goes_on(killed: Killed):
