@@ -1,0 +1,36 @@
+"""TPMs: an emulated 2.0 one that keeps its state where the target can, and starts empty in any case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from migrate.mapping.signs import Context, Sign, View, default, flag, write
+from migrate.target.vocabulary import missing
+
+PERSISTENT = "domain.devices.tpm.persistent"
+
+
+def gate(view: View, context: Context) -> str | None:
+    """Lets the first TPM through."""
+    return "further" if view.node.index else None
+
+
+def _persistent(context: Context) -> bool:
+    return missing(PERSISTENT, True, context.target) is None
+
+
+def backend(view: View, context: Context) -> Iterator[Sign]:
+    """The TPM is there, persistent where possible; its secrets are not."""
+    yield write(view.owned, PERSISTENT, _persistent(context))
+    yield flag(view.owned, "hardware" if view.text("backend.type") == "passthrough" else "secrets")
+    if not _persistent(context):
+        yield flag(view.owned, "volatile")
+
+
+def model(view: View, context: Context) -> Iterator[Sign]:
+    """The interface follows from persistence."""
+    name, new = view.text("model"), "tpm-crb" if _persistent(context) else "tpm-tis"
+    if name == new:
+        yield default(view.owned, f"KubeVirt's TPM is then a {new} (converter/compute/tpm.go).")
+    else:
+        yield flag(view.owned, "interface" if name in ("tpm-crb", "tpm-tis") else "model", f"{name} becomes {new}")

@@ -1,0 +1,51 @@
+"""Graphics adapters: one for the VM, named only where it is not the one that KubeVirt chooses itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from migrate.mapping.signs import Context, Sign, View, default, flag, write
+
+# pkg/virt-api/webhooks/amd64.go, arm64.go, s390x.go
+KNOWN = {
+    "x86_64": ("vga", "cirrus", "virtio", "ramfb", "bochs"),
+    "i686": ("vga", "cirrus", "virtio", "ramfb", "bochs"),
+    "aarch64": ("virtio", "ramfb"),
+    "s390x": ("virtio",),
+}
+MEMORY = "16384"
+
+
+def usual(context: Context) -> str:
+    """The adapter that KubeVirt chooses where the VM names none."""
+    if context.arch in ("aarch64", "s390x"):
+        return "virtio"
+    return "bochs" if context.firmware == "efi" else "vga"
+
+
+def gate(view: View, context: Context) -> str | None:
+    """Lets the first adapter through."""
+    return "further" if view.node.index else None
+
+
+def model(view: View, context: Context) -> Iterator[Sign]:
+    """The same adapter, or the usual one; none at all takes the console away too."""
+    name = view.text("model.type")
+    if name == "none":
+        yield write(view.owned, "domain.devices.autoattachGraphicsDevice", False)
+        if "devices.graphics" in context.document.nodes:
+            yield flag(view.owned, "vgpu")
+    elif name == usual(context):
+        yield default(view.owned, "KubeVirt chooses this adapter itself (converter/compute/graphics.go).")
+    elif name in KNOWN.get(context.arch, ()):
+        yield write(view.owned, "domain.devices.video.type", name)
+    else:
+        yield flag(view.owned, "arch" if name in KNOWN["x86_64"] else "model", f"{name} becomes {usual(context)}")
+
+
+def memory(view: View, context: Context) -> Iterator[Sign]:
+    """All kinds of video memory together."""
+    if all(leaf.value == MEMORY and leaf.pattern.endswith(".vram") for leaf in view.owned):
+        yield default(view.owned, "KubeVirt's adapter has 16384 KiB (converter/compute/graphics.go).")
+    else:
+        yield flag(view.owned, "size", ", ".join(f"{leaf.path.rpartition('.')[2]}={leaf.value}" for leaf in view.owned))
