@@ -91,8 +91,7 @@ def translate(vm: VM, rules: Rules, target: Target, site: Site) -> Translation:
     ledger.imply(document, rules)
     context = Context(vm, document, site, target, {disk.target: disk for disk in vm.disks})
     book = ledger.run(document, rules, context)
-    writes = sorted(book.writes.values(), key=lambda write: write.order)
-    objects = manifests.assemble((write.path, write.value) for write in writes)
+    objects = manifests.assemble((write.path, write.value) for write in book.ordered())
     translation = Translation(vm, book.entries, book.findings, book.gains)
     translation.internal = book.internal
     translation.manifest = objects.get("VirtualMachine", [{}])[0]

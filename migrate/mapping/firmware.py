@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from migrate.mapping.paths import Leaf
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 
-# File names of EFI builds: OVMF, AAVMF, edk2-x86_64-code.fd, QEMU_EFI.fd, BHYVE_UEFI.fd.
-EFI_IMAGE = re.compile(r"ovmf|aavmf|edk2|efi", re.IGNORECASE)
 # Builds and variable stores with Secure Boot: OVMF_CODE.secboot.fd, OVMF_VARS_4M.ms.fd, edk2-i386-secure-code.fd.
 SECURE_IMAGE = re.compile(r"secboot|secure|[._]ms[._]|snakeoil|enrolled", re.IGNORECASE)
 SECURE_BOOT = "domain.firmware.bootloader.efi.secureBoot"
@@ -21,7 +19,7 @@ def efi(view: View, context: Context) -> Iterator[Sign]:
     smm = [leaf for leaf in view.owned if leaf.pattern.startswith("features.")]
     leaves = [leaf for leaf in view.owned if leaf not in smm]
     secure = False
-    if leaves and is_efi(view):
+    if leaves and context.firmware == "efi":
         row = _insecure(view)
         secure = row == ""
         yield write(leaves, SECURE_BOOT, secure)
@@ -35,14 +33,6 @@ def efi(view: View, context: Context) -> Iterator[Sign]:
         yield flag(smm, "smm-on")
     elif smm:
         yield write(smm, "domain.features.smm.enabled", True)
-
-
-def is_efi(view: View) -> bool:
-    """Whether the domain boots with EFI: by its choice of firmware, by flash, or by the name of its image."""
-    loader = view.text("os.loader").rpartition("/")[2]
-    return (
-        view.text("os.firmware") == "efi" or view.text("os.loader.type") == "pflash" or bool(EFI_IMAGE.search(loader))
-    )
 
 
 def _bios(view: View, leaves: list[Leaf]) -> Sign:
@@ -71,7 +61,7 @@ def _insecure(view: View) -> str | None:
 
 def variables(view: View, context: Context) -> Iterator[Sign]:
     """The store of EFI variables: left behind, and kept from the first start on where the source keeps one."""
-    if not is_efi(view):
+    if context.firmware != "efi":
         yield ignore(view.owned, "Without EFI firmware nothing reads or writes EFI variables.")
     elif view.text("os.loader.stateless") == "yes":
         yield default(view.owned, "KubeVirt throws EFI variables away at each stop (converter/compute/os.go).")
@@ -85,7 +75,7 @@ def variables(view: View, context: Context) -> Iterator[Sign]:
 def serial_output(view: View, context: Context) -> Iterator[Sign]:
     """SeaBIOS's messages on the serial console."""
     wanted = view.text("os.bios.useserial")
-    if is_efi(view) or context.arch not in ("x86_64", "i686"):
+    if context.firmware == "efi" or context.arch not in ("x86_64", "i686"):
         yield ignore(view.owned, "The setting is SeaBIOS's, and the guest has another firmware.")
     elif wanted == "yes":
         yield write(view.owned, "domain.firmware.bootloader.bios.useSerial", True)

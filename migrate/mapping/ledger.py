@@ -48,6 +48,11 @@ class Ledger:
     internal: bool = False
     reached: set[str] = field(default_factory=set)
 
+    def ordered(self) -> list[Write]:
+        """The writes in source order: an item of a list stands where the element stands that its name comes from."""
+        homes = {path.rpartition("]")[0]: write.order for path, write in self.writes.items() if path.endswith("].name")}
+        return sorted(self.writes.values(), key=lambda write: homes.get(write.path.rpartition("]")[0], write.order))
+
     def writer(self, path: str) -> str | None:
         """The rule that wrote a target path, or something below or above it."""
         exact = self.writes.get(path)
@@ -83,8 +88,13 @@ def redact_secrets(document: Document, rules: Rules) -> None:
     imply(document, rules)
     holds: dict[Any, bool] = {}
     for leaf in document.leaves:
-        if not leaf.implied and _owner(leaf, document, rules, holds)[0].secret:
+        if _secret(leaf, _owner(leaf, document, rules, holds)[0]):
             redact(leaf)
+
+
+def _secret(leaf: Leaf, owner: Rule) -> bool:
+    """Whether a leaf's value is shown nowhere: its owner says so, or nobody knows what its namespace holds."""
+    return (owner.secret or leaf.foreign) and not leaf.implied
 
 
 def run(document: Document, rules: Rules, context: Context) -> Ledger:
@@ -152,7 +162,7 @@ class _Run:
             rule, node = _owner(leaf, self.document, self.rules, self.holds)
             self.entries[id(leaf)] = Entry(
                 leaf.path,
-                REDACTED if rule.secret and not leaf.implied else leaf.value,
+                REDACTED if _secret(leaf, rule) else leaf.value,
                 rule.id,
                 "flag",
                 implied=leaf.implied,
@@ -195,7 +205,7 @@ class _Run:
 
     def _gated(self, leaf: Leaf, gate: Rule, row: Row, detail: str | None, node: Node) -> None:
         owner, _ = _owner(leaf, self.document, self.rules, self.holds)
-        value = REDACTED if owner.secret and not leaf.implied else leaf.value
+        value = REDACTED if _secret(leaf, owner) else leaf.value
         entry = self.entries[id(leaf)] = Entry(leaf.path, value, gate.id, "flag", implied=leaf.implied)
         entry.because = row.because
         if node.path not in self.gated:
@@ -340,7 +350,8 @@ class _Run:
         """What an element says, less its secrets: a hash of a weak one would give it away."""
         prefix = node.path + "."
         for leaf in self.document.leaves:
-            if leaf.path.startswith(prefix) and not _owner(leaf, self.document, self.rules, self.holds)[0].secret:
+            owner, _ = _owner(leaf, self.document, self.rules, self.holds)
+            if leaf.path.startswith(prefix) and not _secret(leaf, owner):
                 yield f"{leaf.pattern}={leaf.value}"
 
     def _full(self, rule: Rule, node: Node, path: str) -> str:

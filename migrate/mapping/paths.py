@@ -68,6 +68,11 @@ class Leaf:
         self.attribute = attribute
         self.implied = implied
 
+    @property
+    def foreign(self) -> bool:
+        """Whether the leaf is of a namespace that has no fixed prefix: nobody knows what it holds."""
+        return ":" in self.pattern and self.pattern.rpartition(".")[2].startswith("other:")
+
     def __repr__(self) -> str:
         return f"Leaf({self.path}={self.value!r})"
 
@@ -193,7 +198,7 @@ def redact(leaf: Leaf) -> None:
         element.set(leaf.attribute, REDACTED)
         return
     tail = element.tail
-    if leaf.pattern.rpartition(".")[2].startswith("other:"):
+    if leaf.foreign:
         element.clear()
     element.text, element.tail = REDACTED, tail
     for child in element:

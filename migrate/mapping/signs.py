@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +13,10 @@ from migrate.site import Site
 
 if TYPE_CHECKING:
     from migrate.target.vocabulary import Target
+
+
+# File names of EFI builds: OVMF, AAVMF, edk2-x86_64-code.fd, QEMU_EFI.fd, BHYVE_UEFI.fd.
+EFI_IMAGE = re.compile(r"ovmf|aavmf|edk2|efi", re.IGNORECASE)
 
 
 @dataclass(slots=True, frozen=True)
@@ -72,9 +77,10 @@ class Context:
 
     @property
     def firmware(self) -> Literal["bios", "efi"]:
-        """What the guest boots with: EFI by automatic selection, or by a loader that is flash (pflash)."""
+        """What the guest boots with: EFI by its choice of firmware, by flash, or by the name of its image."""
         text = self.document.text
-        return "efi" if text("os.firmware") == "efi" or text("os.loader.type") == "pflash" else "bios"
+        efi = text("os.firmware") == "efi" or text("os.loader.type") == "pflash"
+        return "efi" if efi or EFI_IMAGE.search(text("os.loader").rpartition("/")[2]) else "bios"
 
     @property
     def osinfo(self) -> str:
