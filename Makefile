@@ -18,7 +18,7 @@ test: ## Install what the tests need, then run them all: real libvirt, QEMU and 
 bench: ## Measure planning, copying and start-up (after make test, which installs what they need)
 	$(PYTHON) bench/plan.py
 	$(PYTHON) bench/cli.py
-	$(PYTHON) bench/copy.py
+	$(PYTHON) -m bench.copy
 
 lint: ## Check style and format
 	$(PYTHON) -m ruff check
