@@ -15,10 +15,7 @@ fill() { local text; text=$(cat "$1"); printf '%s\n' "${text//@DISKS@/"$disks"}"
 step "Three shut-off VMs in a libvirt of their own"
 rm -rf disks domains inventory plan claims
 "$here/make-disks" "$disks"
-# QEMU's sockets lie below the root of an embedded libvirt, and their paths end at 107 bytes: the root must be short.
-root=$(readlink -f libvirt || true)
-[ -d "$root" ] || { root=$(mktemp -d /tmp/fleet.XXXXXX) && ln -sfn "$root" libvirt; }
-uri="qemu:///embed?root=$root"
+uri=$("$here/../embedded-libvirt" "$PWD")
 mkdir domains
 for domain in "$here"/domains/*.xml; do
     fill "$domain" > "domains/$(basename "$domain")"
