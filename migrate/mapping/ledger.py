@@ -204,8 +204,7 @@ class _Run:
         return gate.rows["always"], None
 
     def _gated(self, leaf: Leaf, gate: Rule, row: Row, detail: str | None, node: Node) -> None:
-        owner, _ = _owner(leaf, self.document, self.rules, self.holds)
-        value = REDACTED if _secret(leaf, owner) else leaf.value
+        value = REDACTED if _secret(leaf, self._owner(leaf)) else leaf.value
         entry = self.entries[id(leaf)] = Entry(leaf.path, value, gate.id, "flag", implied=leaf.implied)
         entry.because = row.because
         if node.path not in self.gated:
@@ -350,9 +349,11 @@ class _Run:
         """What an element says, less its secrets: a hash of a weak one would give it away."""
         prefix = node.path + "."
         for leaf in self.document.leaves:
-            owner, _ = _owner(leaf, self.document, self.rules, self.holds)
-            if leaf.path.startswith(prefix) and not _secret(leaf, owner):
+            if leaf.path.startswith(prefix) and not _secret(leaf, self._owner(leaf)):
                 yield f"{leaf.pattern}={leaf.value}"
+
+    def _owner(self, leaf: Leaf) -> Rule:
+        return _owner(leaf, self.document, self.rules, self.holds)[0]
 
     def _full(self, rule: Rule, node: Node, path: str) -> str:
         before, after = _template(self.context.target, path)
