@@ -423,8 +423,9 @@ def _print_list(vms: list[VM]) -> None:
     from migrate.target.quantity import human
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("NAME", "UUID", "STATE"):
-        table.add_column(name, overflow="fold")
+    table.add_column("NAME", overflow="fold")
+    table.add_column("UUID", no_wrap=True)
+    table.add_column("STATE")
     for name in ("DISKS", "SIZE", "ALLOCATED"):
         table.add_column(name, justify="right", no_wrap=True)
     for vm in vms:
