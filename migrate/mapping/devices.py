@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from migrate.mapping.paths import Leaf
+from migrate.mapping.paths import Leaf, printable
 from migrate.mapping.signs import Context, Sign, View, default, flag
 
 SHOWN = 4
@@ -19,9 +19,9 @@ OLD_GUESTS += ("microsoft.com/win/xp", "microsoft.com/win/2k3")
 
 
 def described(leaves: list[Leaf], below: str) -> str:
-    """The leaves as `name=value`, names relative to an element's path, at most four of them."""
+    """The leaves as `name=value` on one line, names relative to an element's path, at most four of them."""
     start = len(below) + 1 if below else 0
-    shown = [f"{leaf.path[start:]}={leaf.value}" if leaf.value else leaf.path[start:] for leaf in leaves[:SHOWN]]
+    shown = (leaf.path[start:] + (f"={printable(leaf.value, 60)}" if leaf.value else "") for leaf in leaves[:SHOWN])
     return ", ".join(shown) + (", ..." if len(leaves) > SHOWN else "")
 
 

@@ -1,0 +1,102 @@
+"""The small devices where more than one table decides: gains, the older virtio, consoles, secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from migrate.mapping.rules import Rules
+from migrate.model import REDACTED
+
+
+def _gains(book) -> set[str]:
+    return {gain.path for gain in book.gains}
+
+
+def _findings(book) -> set[str]:
+    return {found.id for entry in book.entries for found in entry.findings}
+
+
+def test_what_kubevirt_adds_to_an_empty_machine(run: Callable, rules: Rules) -> None:
+    book = run("<devices/>", rules)
+    assert book.writes["domain.devices.autoattachGraphicsDevice"].value is False
+    assert {"domain.devices", "domain.devices.autoattachSerialConsole"} <= _gains(book)
+
+
+def test_what_the_source_has_is_no_gain(run: Callable, rules: Rules) -> None:
+    book = run(
+        "<devices><console type='pty'/><graphics type='vnc'/><memballoon model='none'/>"
+        "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel></devices>",
+        rules,
+    )
+    assert not {"domain.devices", "domain.devices.autoattachSerialConsole"} & _gains(book)
+    assert "domain.devices.autoattachGraphicsDevice" not in book.writes
+    assert book.writes["domain.devices.autoattachMemBalloon"].value is False
+
+
+@pytest.mark.parametrize(
+    ("osinfo", "model", "older"),
+    [
+        ("http://centos.org/centos/6.9", "virtio", True),
+        ("http://microsoft.com/win/2k3r2", "virtio", True),
+        ("http://redhat.com/rhel/9.2", "virtio", False),
+        ("http://redhat.com/rhel/9.2", "virtio-transitional", True),
+    ],
+)
+def test_an_old_guest_or_a_transitional_device_makes_all_transitional(
+    osinfo: str, model: str, older: bool, run: Callable, rules: Rules
+) -> None:
+    libosinfo = "xmlns:libosinfo='http://libosinfo.org/xmlns/libvirt/domain/1.0'"
+    book = run(
+        f"<metadata><libosinfo:libosinfo {libosinfo}><libosinfo:os id='{osinfo}'/></libosinfo:libosinfo></metadata>"
+        f"<devices><interface type='user'><model type='{model}'/></interface></devices>",
+        rules,
+    )
+    assert ("domain.devices.useVirtioTransitional" in book.writes) is older
+
+
+@pytest.mark.parametrize("kind", ["vnc", "spice"])
+def test_a_console_password_is_shown_nowhere(kind: str, run: Callable, rules: Rules) -> None:
+    book = run(f"<devices><graphics type='{kind}' passwd='planted-secret'/></devices>", rules)
+    assert "planted-secret" not in repr((book.entries, book.findings, book.writes, book.gains))
+    assert REDACTED in {entry.value for entry in book.entries if entry.path.endswith(".passwd")}
+
+
+@pytest.mark.parametrize(
+    ("ports", "lost"),
+    [
+        ("<serial type='pty'/>", 0),
+        ("<serial type='pty'/><serial type='pty'/>", 1),
+        ("<serial type='pty'><target port='1'/></serial><serial type='pty'><target port='0'/></serial>", 1),
+        ("<serial type='pty'><target port='1'/></serial>", 1),
+        ("<serial type='pty'><target port='0'/></serial><serial type='pty'><target port='0'/></serial>", 1),
+    ],
+)
+def test_the_first_serial_port_stays(ports: str, lost: int, run: Callable, rules: Rules) -> None:
+    book = run(f"<devices>{ports}</devices>", rules)
+    assert sum(found.id == "serial-gate/further" for entry in book.entries for found in entry.findings) == lost
+
+
+@pytest.mark.parametrize(
+    ("firmware", "model", "named"), [("", "vga", False), ("efi", "bochs", False), ("efi", "vga", True)]
+)
+def test_a_graphics_adapter_is_named_where_kubevirt_would_choose_another(
+    firmware: str, model: str, named: bool, run: Callable, rules: Rules
+) -> None:
+    attribute = f" firmware='{firmware}'" if firmware else ""
+    book = run(
+        f"<os{attribute}><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>"
+        f"<devices><graphics type='vnc'/><video><model type='{model}'/></video></devices>",
+        rules,
+    )
+    assert ("domain.devices.video.type" in book.writes) is named
+    assert not {"video-model/model", "video-model/arch"} & _findings(book)
+
+
+def test_the_chipsets_watchdog_does_not_take_the_place_of_the_other(run: Callable, rules: Rules) -> None:
+    book = run(
+        "<devices><watchdog model='itco' action='reset'/><watchdog model='i6300esb' action='reset'/></devices>", rules
+    )
+    assert book.writes["domain.devices.watchdog.i6300esb.action"].value == "reset"
+    assert not {found for found in _findings(book) if found.startswith("watchdog")}
