@@ -54,7 +54,7 @@ class Site:
 
 KEYS = ("namespace", "storage", "networks", "hostDevices", "timezone", "images")
 STORAGE_KEYS = ("storageClass", "volumeMode", "accessModes")
-NETWORK_KINDS = ("network", "bridge", "direct", "user", "default")
+NETWORK_KINDS = ("network", "bridge", "direct", "user", "hostdev", "default")
 DEVICE_KINDS = ("pci", "usb", "mdev")
 VOLUME_MODES = ("Filesystem", "Block")
 ACCESS_MODES = ("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from migrate.mapping.paths import Document, Leaf, Node, redact
+from migrate.mapping.paths import Document, Leaf, Node, printable, redact
 from migrate.mapping.rules import UNKNOWN, GainRule, Row, Rule, Rules
 from migrate.mapping.signs import Context, Sign, View
 from migrate.model import REDACTED, Entry, Finding, Gain, short_hash
@@ -440,7 +440,7 @@ CAST_REMEDY = "Correct the value in the source domain."
 
 def _because(row: Row, detail: str | None) -> str:
     text = row.because or ""
-    return f"{text.rstrip('.')} ({detail})." if detail else text
+    return f"{text.rstrip('.')} ({printable(detail, 500)})." if detail else text
 
 
 def _only(rule: Rule) -> Row:
