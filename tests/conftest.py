@@ -16,6 +16,10 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--accept", action="store_true", help="Write the golden files anew.")
+
+
 @pytest.fixture
 def kubevirt_migrate(tmp_path: Path) -> Command:
     """Runs the command in a process of its own, in `tmp_path`; `status` is the exit code it must end with."""

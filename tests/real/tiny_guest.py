@@ -50,13 +50,13 @@ def boot_disk() -> Path:
     return disk
 
 
-def mark(image: Path, marker: str, format: str) -> None:
-    """Write the marker text into the disk, through QEMU's own block layer."""
+def mark(image: Path, marker: str) -> None:
+    """Write the marker text into a qcow2 disk, through QEMU's own block layer."""
     with tempfile.NamedTemporaryFile() as text:
         text.write(marker.encode().ljust(MARKER_BYTES, b"\0"))
         text.flush()
         command = f"write -s {text.name} {MARKER_OFFSET} {MARKER_BYTES}"
-        subprocess.run(["qemu-io", "-f", format, "-c", command, image], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["qemu-io", "-f", "qcow2", "-c", command, image], check=True, stdout=subprocess.DEVNULL)
 
 
 def boot(image: Path, seconds: float = 120) -> dict[str, str]:

@@ -1,0 +1,58 @@
+"""Real libvirt with real QEMU: the embedded driver, and a daemon on a private socket."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from real.host import Host
+from sources import daemon
+
+SITE = """
+namespace: real
+networks:
+  "network:default": {pod: masquerade}
+"""
+
+
+@pytest.fixture
+def embedded() -> Iterator[Host]:
+    with tempfile.TemporaryDirectory(prefix="embed-") as folder:
+        path = Path(folder)
+        (path / "root/etc").mkdir(parents=True)
+        # Run by root, libvirt asks anew what QEMU can do at every start unless it runs QEMU as root too.
+        (path / "root/etc/qemu.conf").write_text('user = "root"\ngroup = "root"\n')
+        yield Host(f"qemu:///embed?root={folder}/root", path)
+
+
+@pytest.fixture(scope="session")
+def running_daemon() -> Iterator[tuple[str, Path]]:
+    with daemon.running() as found:
+        yield found
+
+
+@pytest.fixture
+def served(running_daemon: tuple[str, Path]) -> Iterator[Host]:
+    url, base = running_daemon
+    folder = Path(tempfile.mkdtemp(dir=base))
+    folder.chmod(0o777)
+    host = Host(url, folder)
+    yield host
+    for name in host.virsh("list", "--name").split():
+        host.virsh("destroy", name)
+    for name in host.virsh("list", "--all", "--name").split():
+        host.virsh("undefine", name)
+
+
+@pytest.fixture(params=["embedded", "served"])
+def host(request: pytest.FixtureRequest) -> Host:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    path = tmp_path / "site.yaml"
+    path.write_text(SITE)
+    return path
