@@ -1,0 +1,135 @@
+"""How many vCPUs the guest has, in which sockets and cores, and of which model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from migrate.mapping.memory import X86
+from migrate.mapping.signs import Context, Sign, View, flag, write
+
+# KubeVirt 1.9, pkg/virt-handler/node-labeller/util: models that no node offers unless an administrator says so.
+OBSOLETE = frozenset(
+    "486 pentium pentium2 pentium3 pentiumpro coreduo n270 core2duo Conroe athlon phenom qemu64 qemu32 kvm64 kvm32"
+    " Opteron_G1 Opteron_G2".split()
+)
+# Models that libvirt knows and QEMU no longer has, so no node offers them either.
+GONE = frozenset("cpu64-rhel5 cpu64-rhel6 Icelake-Client Icelake-Client-noTSX qemu max base".split())
+# libvirt's src/cpu_map, but for those above.
+KNOWN = frozenset(
+    "Penryn Nehalem Nehalem-IBRS Westmere Westmere-IBRS SandyBridge SandyBridge-IBRS IvyBridge IvyBridge-IBRS"
+    " Haswell Haswell-IBRS Haswell-noTSX Haswell-noTSX-IBRS Broadwell Broadwell-IBRS Broadwell-noTSX"
+    " Broadwell-noTSX-IBRS Skylake-Client Skylake-Client-IBRS Skylake-Client-noTSX-IBRS Skylake-Server"
+    " Skylake-Server-IBRS Skylake-Server-noTSX-IBRS Cascadelake-Server Cascadelake-Server-noTSX Cooperlake"
+    " Icelake-Server Icelake-Server-noTSX Snowridge SapphireRapids GraniteRapids SierraForest ClearwaterForest"
+    " Opteron_G3 Opteron_G4 Opteron_G5 EPYC EPYC-IBPB EPYC-Rome EPYC-Milan EPYC-Genoa EPYC-Turin Dhyana".split()
+)
+VENDORS = ("Intel", "AMD", "Hygon")
+VENDOR_LABEL = "nodeSelector[cpu-vendor.node.kubevirt.io/{}]"
+FIELDS = ("sockets", "cores", "threads", "maxSockets")
+
+
+def topology(view: View, context: Context) -> Iterator[Sign]:
+    """Sockets, cores and threads that hold exactly the source's vCPUs, those that can be added among them."""
+    try:
+        most, now = _counts(view)
+        sockets, dies, clusters, cores, threads = _shape(view, most)
+    except ValueError as error:
+        yield flag(view.owned, "unreadable", str(error))
+        return
+    shape = [leaf for leaf in view.owned if leaf.pattern.startswith("cpu.topology.")] or view.owned
+    if dies * clusters > 1:
+        yield flag(shape, "folded", f"{dies * clusters * cores} cores a socket")
+        cores *= dies * clusters
+    if sockets * cores * threads != most:
+        cores, threads = (cores, threads) if most % (cores * threads) == 0 else (1, 1)
+        yield flag(shape, "mismatch", f"{most} vCPUs")
+    each = cores * threads
+    started = -(-now // each)
+    limit = started if context.arch == "aarch64" else most // each
+    for field, value in zip(FIELDS, (started, cores, threads, limit), strict=True):
+        yield write(view.owned, f"domain.cpu.{field}", value)
+    if started * each != now:
+        yield flag(view.owned, "rounded", f"{started * each} for {now}")
+    if now < most:
+        yield flag(view.owned, "fixed" if context.arch == "aarch64" else "by-socket", f"up to {limit * each}")
+
+
+def _counts(view: View) -> tuple[int, int]:
+    """The vCPUs that the guest can have, and those it starts with; ValueError for counts that libvirt refuses."""
+    most = _number(view.text("vcpu"))
+    now = _number(view.text("vcpu.current", view.text("vcpu")))
+    states = [leaf.value for leaf in view.every("vcpus.vcpu.enabled")]
+    if states:
+        now = states.count("yes")
+    if not 0 < now <= most:
+        raise ValueError(f"{now} of {most} vCPUs")
+    return most, now
+
+
+def _shape(view: View, vcpus: int) -> tuple[int, ...]:
+    """Sockets, dies, clusters, cores and threads; without a topology libvirt makes each vCPU a socket."""
+    if not any(leaf.pattern.startswith("cpu.topology.") for leaf in view.owned):
+        return vcpus, 1, 1, 1, 1
+    names = ("sockets", "dies", "clusters", "cores", "threads")
+    shape = tuple(_number(view.text(f"cpu.topology.{name}", "1")) for name in names)
+    if 0 in shape:
+        raise ValueError("a topology with nothing in it")
+    return shape
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch(r"\s*\d{1,9}\s*", text):
+        raise ValueError(f"{text!r} is no count")
+    return int(text)
+
+
+def model(view: View, context: Context) -> Iterator[Sign]:
+    """The CPU that the guest sees, or where no node offers that, the one that keeps it running."""
+    chosen, row = _chosen(view.text("cpu.mode", "custom"), view.text("cpu.model"), context.arch)
+    yield write(view.owned, "domain.cpu.model", chosen)
+    if row:
+        yield flag(view.owned, row)
+
+
+def _chosen(mode: str, model: str, arch: str) -> tuple[str, str | None]:
+    """KubeVirt's model for libvirt's mode and model, and what to say of it."""
+    if arch == "aarch64":
+        return "host-passthrough", "arm" if mode == "custom" and model else "of-the-node"
+    if mode == "maximum":
+        return "host-passthrough", mode
+    if mode in ("host-model", "host-passthrough"):
+        return mode, "of-the-node"
+    if mode != "custom" or not model:
+        return "host-model", "unnamed"
+    plain = re.sub(r"-v\d+$", "", model)
+    if plain in OBSOLETE or plain in GONE:
+        return "host-model", "obsolete"
+    if arch in X86 and plain not in KNOWN:
+        return "host-model", "unknown-model"
+    return model, None
+
+
+def vendor(view: View, context: Context) -> Iterator[Sign]:
+    """Nodes with CPUs of the vendor that the guest was made for."""
+    name = view.text("cpu.vendor")
+    if name in VENDORS:
+        yield write(view.owned, VENDOR_LABEL.format(name), "true")
+    else:
+        yield flag(view.owned, "any-vendor")
+
+
+def given_model(context: Context, writes: Mapping[str, Any]) -> str | None:
+    """The model of a guest whose source names no CPU at all."""
+    if "domain.cpu.model" in writes:
+        return None
+    return "host-passthrough" if context.arch == "aarch64" else "host-model"
+
+
+def overcommit(context: Context, writes: Mapping[str, Any]) -> str | None:
+    """What KubeVirt asks of the node for the vCPUs of a guest without dedicated CPUs: a tenth of a CPU each."""
+    counts = [writes[path].value for field in FIELDS[:3] if (path := f"domain.cpu.{field}") in writes]
+    if len(counts) < 3 or "domain.cpu.dedicatedCpuPlacement" in writes:
+        return None
+    return f"{100 * counts[0] * counts[1] * counts[2]}m"
