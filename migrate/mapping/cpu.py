@@ -10,20 +10,17 @@ from migrate.mapping.memory import X86
 from migrate.mapping.signs import Context, Sign, View, flag, write
 
 # KubeVirt 1.9, pkg/virt-handler/node-labeller/util: models that no node offers unless an administrator says so.
-OBSOLETE = frozenset(
-    "486 pentium pentium2 pentium3 pentiumpro coreduo n270 core2duo Conroe athlon phenom qemu64 qemu32 kvm64 kvm32"
-    " Opteron_G1 Opteron_G2".split()
+OBSOLETE = re.compile(
+    r"486|pentium(2|3|pro)?|coreduo|n270|core2duo|Conroe|athlon|phenom|(qemu|kvm)(32|64)|Opteron_G[12]"
 )
-# Models that libvirt knows and QEMU no longer has, so no node offers them either.
-GONE = frozenset("cpu64-rhel5 cpu64-rhel6 Icelake-Client Icelake-Client-noTSX qemu max base".split())
+# Models that QEMU does not have, or only in emulation, so no node offers them either.
+GONE = re.compile(r"cpu64-rhel[56]|Icelake-Client(-noTSX)?|qemu|max|base")
 # libvirt's src/cpu_map, but for those above.
-KNOWN = frozenset(
-    "Penryn Nehalem Nehalem-IBRS Westmere Westmere-IBRS SandyBridge SandyBridge-IBRS IvyBridge IvyBridge-IBRS"
-    " Haswell Haswell-IBRS Haswell-noTSX Haswell-noTSX-IBRS Broadwell Broadwell-IBRS Broadwell-noTSX"
-    " Broadwell-noTSX-IBRS Skylake-Client Skylake-Client-IBRS Skylake-Client-noTSX-IBRS Skylake-Server"
-    " Skylake-Server-IBRS Skylake-Server-noTSX-IBRS Cascadelake-Server Cascadelake-Server-noTSX Cooperlake"
-    " Icelake-Server Icelake-Server-noTSX Snowridge SapphireRapids GraniteRapids SierraForest ClearwaterForest"
-    " Opteron_G3 Opteron_G4 Opteron_G5 EPYC EPYC-IBPB EPYC-Rome EPYC-Milan EPYC-Genoa EPYC-Turin Dhyana".split()
+KNOWN = re.compile(
+    r"Penryn|(Nehalem|Westmere|SandyBridge|IvyBridge)(-IBRS)?|(Haswell|Broadwell)(-noTSX)?(-IBRS)?"
+    r"|Skylake-(Client|Server)((-noTSX)?-IBRS)?|(Cascadelake|Icelake)-Server(-noTSX)?|Cooperlake|Snowridge"
+    r"|SapphireRapids|GraniteRapids|SierraForest|ClearwaterForest"
+    r"|Opteron_G[345]|EPYC(-IBPB|-Rome|-Milan|-Genoa|-Turin)?|Dhyana"
 )
 VENDORS = ("Intel", "AMD", "Hygon")
 VENDOR_LABEL = "nodeSelector[cpu-vendor.node.kubevirt.io/{}]"
@@ -104,9 +101,9 @@ def _chosen(mode: str, model: str, arch: str) -> tuple[str, str | None]:
     if mode != "custom" or not model:
         return "host-model", "unnamed"
     plain = re.sub(r"-v\d+$", "", model)
-    if plain in OBSOLETE or plain in GONE:
+    if OBSOLETE.fullmatch(plain) or GONE.fullmatch(plain):
         return "host-model", "obsolete"
-    if arch in X86 and plain not in KNOWN:
+    if arch in X86 and not KNOWN.fullmatch(plain):
         return "host-model", "unknown-model"
     return model, None
 
