@@ -110,6 +110,7 @@ class Finding:
     """Something that changes or is lost for the guest: first what happens, then what to do.
 
     `id` is rule/row; `key` is stable over runs and indices; `path` is None for findings that no single leaf causes.
+    `value` is the leaf's; of several leaves `name=value` each, the first of them at `path`.
     """
 
     id: str

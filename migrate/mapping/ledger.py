@@ -146,29 +146,26 @@ class _Run:
         self.ledger = Ledger()
         self.entries: dict[int, Entry] = {}
         self.settled: set[int] = set()
-        self.gated: set[str] = set()
         self.holds: dict[Any, bool] = {}
         self.keys: dict[tuple[str | None, str], str] = {}
         self.used_keys: dict[tuple[str | None, str], set[str]] = {}
 
     def all(self) -> Ledger:
         gated = self._gates()
+        shut: dict[str, list[Entry]] = {}
         groups: dict[tuple[str, str], tuple[Rule, Node, list[Leaf]]] = {}
         for leaf in self.document.leaves:
             gate = next((gated[node.path] for node in leaf.node.trail if node.path in gated), None) if gated else None
             if gate is not None:
-                self._gated(leaf, *gate)
+                shut.setdefault(gate[3].path, []).append(self._gated(leaf, gate[0]))
                 continue
             rule, node = _owner(leaf, self.document, self.rules, self.holds)
-            self.entries[id(leaf)] = Entry(
-                leaf.path,
-                REDACTED if _secret(leaf, rule) else leaf.value,
-                rule.id,
-                "flag",
-                implied=leaf.implied,
-            )
+            self.entries[id(leaf)] = self._entry(leaf, rule, rule)
             group = groups.setdefault((rule.id, node.path), (rule, node, []))
             group[2].append(leaf)
+        for path, entries in shut.items():
+            rule, row, detail, node = gated[path]
+            self._flag(rule, row, node, entries, detail)
         for rule, node, leaves in groups.values():
             self._apply(rule, node, leaves)
         self.ledger.entries = [self.entries[id(leaf)] for leaf in self.document.leaves]
@@ -203,14 +200,13 @@ class _Run:
             return (row, None) if row else None
         return gate.rows["always"], None
 
-    def _gated(self, leaf: Leaf, gate: Rule, row: Row, detail: str | None, node: Node) -> None:
-        value = REDACTED if _secret(leaf, self._owner(leaf)) else leaf.value
-        entry = self.entries[id(leaf)] = Entry(leaf.path, value, gate.id, "flag", implied=leaf.implied)
-        entry.because = row.because
-        if node.path not in self.gated:
-            self.gated.add(node.path)
-            self.ledger.reached.add(f"{gate.id}/{row.id}")
-            entry.findings.append(self._finding(gate, row, node, entry, detail))
+    def _gated(self, leaf: Leaf, gate: Rule) -> Entry:
+        self.entries[id(leaf)] = self._entry(leaf, gate, self._owner(leaf))
+        return self.entries[id(leaf)]
+
+    def _entry(self, leaf: Leaf, rule: Rule, owner: Rule) -> Entry:
+        value = REDACTED if _secret(leaf, owner) else leaf.value
+        return Entry(leaf.path, value, rule.id, "flag", implied=leaf.implied)
 
     def _apply(self, rule: Rule, node: Node, leaves: list[Leaf]) -> None:
         before = set(self.ledger.writes)
@@ -311,10 +307,10 @@ class _Run:
             entry.because = _because(row, detail)
         if not entries:
             raise Broken(f"flags {row.id} of no leaf")
-        entries[0].findings.append(self._finding(rule, row, node, entries[0], detail))
+        entries[0].findings.append(self._finding(rule, row, node, entries, detail))
 
-    def _finding(self, rule: Rule, row: Row, node: Node, entry: Entry, detail: str | None) -> Finding:
-        name = f"{rule.id}/{row.id}"
+    def _finding(self, rule: Rule, row: Row, node: Node, entries: list[Entry], detail: str | None) -> Finding:
+        name, entry = f"{rule.id}/{row.id}", entries[0]
         target = next(iter(entry.writes), None) or self._meant(rule, node)
         return Finding(
             id=name,
@@ -322,7 +318,7 @@ class _Run:
             rule=rule.id,
             severity=row.severity,  # type: ignore[arg-type]
             path=entry.path,
-            value=entry.value,
+            value=_values(node, entries),
             target=target,
             because=_because(row, detail),
             remedy=row.remedy,
@@ -436,6 +432,15 @@ UNSUPPORTED = "The chosen KubeVirt has no place for this, so the guest goes with
 UNSUPPORTED_REMEDY = "Choose a KubeVirt version or feature gate that has it, or remove the setting from the guest."
 CAST = "The value is not of the kind that KubeVirt's field holds"
 CAST_REMEDY = "Correct the value in the source domain."
+
+
+def _values(node: Node, entries: list[Entry]) -> str:
+    """What the source says of a finding: the leaf's value, or of several leaves `name=value` each."""
+    said = [entry for entry in entries if not entry.implied] or entries
+    if len(said) == 1:
+        return said[0].value
+    prefix = node.path + "." if node.path else ""
+    return ", ".join(f"{entry.path.removeprefix(prefix)}={entry.value}" for entry in said)
 
 
 def _because(row: Row, detail: str | None) -> str:
