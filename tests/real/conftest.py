@@ -17,14 +17,20 @@ networks:
 """
 
 
-@pytest.fixture
-def embedded() -> Iterator[Host]:
-    with tempfile.TemporaryDirectory(prefix="embed-") as folder:
-        path = Path(folder)
-        (path / "root/etc").mkdir(parents=True)
+@pytest.fixture(scope="session")
+def embedded_uri() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="embed-") as root:
+        Path(root, "etc").mkdir()
         # Run by root, libvirt asks anew what QEMU can do at every start unless it runs QEMU as root too.
-        (path / "root/etc/qemu.conf").write_text('user = "root"\ngroup = "root"\n')
-        yield Host(f"qemu:///embed?root={folder}/root", path)
+        Path(root, "etc/qemu.conf").write_text('user = "root"\ngroup = "root"\n')
+        yield f"qemu:///embed?root={root}"
+
+
+@pytest.fixture
+def embedded(embedded_uri: str, tmp_path: Path) -> Iterator[Host]:
+    folder = tmp_path / "host"
+    folder.mkdir()
+    yield from _cleared(Host(embedded_uri, folder))
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +44,10 @@ def served(running_daemon: tuple[str, Path]) -> Iterator[Host]:
     url, base = running_daemon
     folder = Path(tempfile.mkdtemp(dir=base))
     folder.chmod(0o777)
-    host = Host(url, folder)
+    yield from _cleared(Host(url, folder))
+
+
+def _cleared(host: Host) -> Iterator[Host]:
     yield host
     for name in host.virsh("list", "--name").split():
         host.virsh("destroy", name)
