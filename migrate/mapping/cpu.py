@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from migrate.mapping.memory import X86
-from migrate.mapping.signs import Context, Sign, View, flag, write
+from migrate.mapping.signs import Context, Sign, View, default, flag, write
+from migrate.mapping.tuning import told
 
 # KubeVirt 1.9, pkg/virt-handler/node-labeller/util: models that no node offers unless an administrator says so.
 OBSOLETE = re.compile(
@@ -24,6 +25,8 @@ KNOWN = re.compile(
 )
 VENDORS = ("Intel", "AMD", "Hygon")
 VENDOR_LABEL = "nodeSelector[cpu-vendor.node.kubevirt.io/{}]"
+# What a single vCPU is beyond being there from the start.
+SINGLE = ("vcpus", "vcpus.vcpu.id", "vcpus.vcpu.order", "vcpus.vcpu.hotpluggable")
 FIELDS = ("sockets", "cores", "threads", "maxSockets")
 
 
@@ -35,22 +38,26 @@ def topology(view: View, context: Context) -> Iterator[Sign]:
     except ValueError as error:
         yield flag(view.owned, "unreadable", str(error))
         return
-    shape = [leaf for leaf in view.owned if leaf.pattern.startswith("cpu.topology.")] or view.owned
+    plain = [leaf for leaf in view.owned if leaf.pattern in SINGLE]
+    if plain:
+        yield default(plain, "KubeVirt keeps the vCPUs of the first socket fixed and numbers them itself (cpu.go).")
+    owned = [leaf for leaf in view.owned if leaf.pattern not in SINGLE]
+    shape = [leaf for leaf in owned if leaf.pattern.startswith("cpu.topology.")] or owned
     if dies * clusters > 1:
         yield flag(shape, "folded", f"{dies * clusters * cores} cores a socket")
         cores *= dies * clusters
     if sockets * cores * threads != most:
         cores, threads = (cores, threads) if most % (cores * threads) == 0 else (1, 1)
-        yield flag(shape, "mismatch", f"{most} vCPUs")
+        yield flag(shape, "mismatch", f"{most} vCPUs; {told(shape)}")
     each = cores * threads
     started = -(-now // each)
     limit = started if context.arch == "aarch64" else most // each
     for field, value in zip(FIELDS, (started, cores, threads, limit), strict=True):
-        yield write(view.owned, f"domain.cpu.{field}", value)
+        yield write(owned, f"domain.cpu.{field}", value)
     if started * each != now:
-        yield flag(view.owned, "rounded", f"{started * each} for {now}")
+        yield flag(owned, "rounded", f"{started * each} for {now}")
     if now < most:
-        yield flag(view.owned, "fixed" if context.arch == "aarch64" else "by-socket", f"up to {limit * each}")
+        yield flag(owned, "fixed" if context.arch == "aarch64" else "by-socket", f"up to {limit * each}")
 
 
 def _counts(view: View) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from migrate.mapping.paths import Leaf
 from migrate.mapping.signs import Context, Sign, View, default, flag, write
-from migrate.mapping.tuning import dedicated
+from migrate.mapping.tuning import dedicated, told
 
 # libvirt's prefixes (virScaleInteger), each 1024 times the last with `iB` or alone, 1000 times with `B`.
 POWERS = "kmgtpe"
@@ -96,9 +96,9 @@ def size(view: View, context: Context) -> Iterator[Sign]:
         yield write(own, "domain.memory.maxGuest", quantity(guest), because)
     elif limit and block:
         yield write(limit, "domain.memory.maxGuest", quantity(max(guest, most // block * block)))
-        yield flag(limit, "virtio-mem")
+        yield flag(limit, "virtio-mem", told(limit))
     elif limit:
-        yield flag(limit, "fixed")
+        yield flag(limit, "fixed", told(limit))
 
 
 def _block(view: View, context: Context, guest: int) -> int:
@@ -149,7 +149,8 @@ def hugepages(view: View, context: Context) -> Iterator[Sign]:
     else:
         yield write(view.owned, "domain.memory.hugepages.pageSize", quantity(chosen))
         count = f"{guest // chosen} pages of {quantity(chosen)}"
-        yield flag(view.owned, "mixed" if len(sizes) > 1 else "reserved", count)
+        asked = told(leaf for leaf in view.owned if leaf.value)
+        yield flag(view.owned, "mixed" if len(sizes) > 1 else "reserved", f"{count}; {asked}" if asked else count)
 
 
 def page(view: View, context: Context) -> int:

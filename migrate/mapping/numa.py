@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from migrate.mapping.memory import passes_through
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
+from migrate.mapping.tuning import told
 
 DETAILS = ("distances", "interconnects", "cache")
 BINDING = ("strict", "restrictive")
@@ -17,14 +18,14 @@ def guest(view: View, context: Context) -> Iterator[Sign]:
     cells = [leaf for leaf in view.owned if leaf not in details]
     if passes_through(view, context):
         yield write(view.owned, "domain.cpu.numa.guestMappingPassthrough", {})
-        yield flag(view.owned, "of-the-node")
+        yield flag(view.owned, "of-the-node", told(view.owned))
     elif sum(leaf.pattern == "cpu.numa.cell.memory" for leaf in cells) > 1:
-        yield flag(view.owned, "flattened")
+        yield flag(view.owned, "flattened", told(view.owned))
     else:
         if cells:
             yield default(cells, "The guest's memory is one NUMA node (virt-launcher's CPUDomainConfigurator).")
         if details:
-            yield flag(details, "details")
+            yield flag(details, "details", told(details))
 
 
 def host(view: View, context: Context) -> Iterator[Sign]:
@@ -34,6 +35,6 @@ def host(view: View, context: Context) -> Iterator[Sign]:
     if not nodes:
         yield ignore(view.owned, "libvirt chose NUMA nodes of the source host at each start.")
     elif modes & set(BINDING) or not modes:
-        yield flag(view.owned, "unbound")
+        yield flag(view.owned, "unbound", told(view.owned))
     else:
-        yield flag(view.owned, "unguided")
+        yield flag(view.owned, "unguided", told(view.owned))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from migrate.mapping.paths import Leaf, printable
 from migrate.mapping.signs import Context, Sign, View, flag, ignore, write
 from migrate.target.vocabulary import missing
 
@@ -13,6 +14,11 @@ DEDICATED = "domain.cpu.dedicatedCpuPlacement"
 THREADS = {"aarch64": 1}
 # libvirt's cgroup period in microseconds where none is given.
 PERIOD = 100_000
+
+
+def told(leaves: Iterable[Leaf]) -> str:
+    """What some leaves say, below the first element of their paths, in at most 400 characters."""
+    return printable(", ".join(f"{leaf.path.partition('.')[2] or leaf.path} {leaf.value}" for leaf in leaves), 400)
 
 
 def cpus(text: str) -> set[int]:
@@ -56,9 +62,9 @@ def vcpus(view: View, context: Context) -> Iterator[Sign]:
     if exclusive(view, context):
         yield write(view.owned, DEDICATED, True)
         if dedicated(view, context):
-            yield flag(view.owned, "dedicated")
+            yield flag(view.owned, "dedicated", told(view.owned))
     else:
-        yield flag(view.owned, "floating")
+        yield flag(view.owned, "floating", told(view.owned))
 
 
 def emulator(view: View, context: Context) -> Iterator[Sign]:
@@ -66,9 +72,9 @@ def emulator(view: View, context: Context) -> Iterator[Sign]:
     places = cpus(view.text("cputune.emulatorpin.cpuset"))
     if dedicated(view, context) and places and not places & set().union(*pins(view).values()):
         yield write(view.owned, "domain.cpu.isolateEmulatorThread", True)
-        yield flag(view.owned, "isolated")
+        yield flag(view.owned, "isolated", told(view.owned))
     else:
-        yield flag(view.owned, "floating")
+        yield flag(view.owned, "floating", told(view.owned))
 
 
 def quota(view: View, context: Context) -> Iterator[Sign]:
@@ -80,7 +86,8 @@ def quota(view: View, context: Context) -> Iterator[Sign]:
     quota = _number(view.text("cputune.quota"))
     share = quota / (_number(view.text("cputune.period")) or PERIOD)
     cores = share * _number(view.text("/vcpu", "1"))
-    yield flag(view.owned, "unlimited", f"domain.resources.limits.cpu: {cores:.2f}" if quota > 0 else None)
+    limit = f"; domain.resources.limits.cpu: {cores:.2f}" if quota > 0 else ""
+    yield flag(view.owned, "unlimited", told(view.owned) + limit)
 
 
 def _number(text: str) -> int:
@@ -90,9 +97,9 @@ def _number(text: str) -> int:
 def blkio(view: View, context: Context) -> Iterator[Sign]:
     """Weights and limits of disk I/O on the host's devices."""
     throttled = any(leaf.pattern.endswith("_sec") for leaf in view.owned)
-    yield flag(view.owned, "unlimited" if throttled else "unweighted")
+    yield flag(view.owned, "unlimited" if throttled else "unweighted", told(view.owned))
 
 
 def lost(view: View, context: Context) -> Iterator[Sign]:
     """One finding for all leaves of a setting that has no place on the cluster."""
-    yield flag(view.owned, "lost")
+    yield flag(view.owned, "lost", told(view.owned))
