@@ -179,9 +179,9 @@ def _left_behind(vm: VM) -> Iterator[Finding]:
 
 def plan(inventory: Inventory, rules: Rules, target: Target, site: Site) -> Iterator[Translation | Skipped]:
     """Every VM of an inventory, translated one at a time, in the order of their folders, then those not readable."""
-    twins: dict[str, list[VM]] = defaultdict(list)
+    twins: dict[tuple[bool, str], list[VM]] = defaultdict(list)
     for vm in inventory.vms:
-        twins[vm.uuid].append(vm)
+        twins[vm.kind == "files", vm.uuid].append(vm)
     for record in inventory.vms:
         try:
             vm = replace(record, xml=inventory.xml(record))
@@ -189,20 +189,20 @@ def plan(inventory: Inventory, rules: Rules, target: Target, site: Site) -> Iter
         except Refused as refusal:
             yield Skipped(record.name, record.source, str(refusal))
             continue
-        translation.findings += _twin(vm, [twin for twin in twins[vm.uuid] if twin.id != vm.id])
+        translation.findings += _twin(vm, twins[vm.kind == "files", vm.uuid])
         vm.xml = b""
         yield translation
     yield from inventory.skipped
 
 
-def _twin(vm: VM, others: list[VM]) -> Iterator[Finding]:
-    hosts = [other for other in others if other.source != vm.source and other.kind != "files"]
-    files = [other for other in others if other.kind == "files"]
-    if vm.kind == "files" and files:
-        because = f"The uuid {vm.uuid} stands in {len(files) + 1} files, {files[0].url} for one."
+def _twin(vm: VM, twins: list[VM]) -> Iterator[Finding]:
+    """The same uuid elsewhere: `twins` are all VMs that have it, files apart from hosts."""
+    other = next((twin for twin in twins if twin.source != vm.source), None)
+    if other and vm.kind == "files":
+        because = f"The uuid {vm.uuid} stands in {len(twins)} files, {other.url} for one."
         yield leafless(vm, "identity/uuid-in-two-files", "warning", because, FILES_REMEDY)
-    elif vm.kind != "files" and hosts:
-        because = f"The same uuid is defined on {hosts[0].source} too, as a live migration leaves it behind."
+    elif other:
+        because = f"The same uuid is defined on {other.source} too, as a live migration leaves it behind."
         yield leafless(vm, "identity/uuid-on-two-hosts", "blocker", because, HOSTS_REMEDY)
 
 
