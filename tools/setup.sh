@@ -10,14 +10,17 @@ die() { say "$*"; exit 2; }
 build=(gcc libc6-dev pkg-config libvirt-dev python3-dev python3-venv ca-certificates)
 libvirt=(libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils swtpm swtpm-tools libnbd0)
 guest=(busybox-static cpio dosfstools mtools syslinux)
+kubernetes=(dpkg-dev etcd-server openssl)
+# Debian has no package with a Kubernetes API server; these build one once.
+[ -x .cache/kube-apiserver ] || kubernetes+=(golang-1.19-go golang-1.19-src golang-github-modern-go-reflect2-dev)
 
 purpose=${1:-}
 case $purpose in
     demo) packages=("${build[@]}" "${libvirt[@]}"); extras=libvirt; commands="virsh qemu-img qemu-nbd qemu-system-x86_64 swtpm" ;;
     test)
-        packages=("${build[@]}" "${libvirt[@]}" "${guest[@]}" git nbdkit libnbd-bin)
+        packages=("${build[@]}" "${libvirt[@]}" "${guest[@]}" "${kubernetes[@]}" git nbdkit libnbd-bin)
         extras=test,libvirt
-        commands="virsh libvirtd qemu-img qemu-nbd qemu-system-x86_64 swtpm nbdkit syslinux mcopy mkfs.fat cpio busybox"
+        commands="virsh libvirtd qemu-img qemu-nbd qemu-system-x86_64 swtpm nbdkit syslinux mcopy mkfs.fat cpio busybox etcd openssl"
         ;;
     *) die "say what for: tools/setup.sh demo|test" ;;
 esac
@@ -115,5 +118,6 @@ make_environment() {
 
 if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then install_packages; else check_commands; fi
 [ "$purpose" = demo ] || fetch_kernel
+[ "$purpose" = demo ] || tools/build-kube-apiserver.sh
 add_account
 make_environment
