@@ -128,6 +128,8 @@ def parse(data: bytes, name: str) -> etree._Element:
 
 def printable(text: str, limit: int = 200) -> str:
     """Text from outside on one line of a message: control characters escaped, cut at `limit` characters."""
+    if text.isprintable() and len(text) <= limit:
+        return text
     escaped = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
     return escaped if len(escaped) <= limit else escaped[:limit] + "..."
 
