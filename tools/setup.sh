@@ -79,13 +79,18 @@ download_kernel() {
     [ -n "$name" ] && (cd .cache && apt-get -qq download "$name")
 }
 
-# libvirt's QEMU driver, when run by root, wants this account to exist; Debian makes it in libvirt-daemon-system only.
+# libvirt's QEMU driver, when run by root, wants this account and group to exist; Debian makes them in
+# libvirt-daemon-system only, which brings systemd along.
 add_account() {
-    if [ "$(id -u)" = 0 ] && ! getent passwd libvirt-qemu >/dev/null; then
-        say "adding the system account libvirt-qemu, which libvirt run by root asks for"
-        getent group kvm >/dev/null || groupadd --system kvm
-        useradd --system --no-create-home --home-dir /var/lib/libvirt --shell /usr/sbin/nologin --gid kvm libvirt-qemu
-    fi
+    [ "$(id -u)" = 0 ] && command -v useradd >/dev/null || return 0
+    local group
+    for group in kvm libvirt-qemu; do
+        getent group "$group" >/dev/null || groupadd --system "$group"
+    done
+    getent passwd libvirt-qemu >/dev/null && return
+    say "adding the system account libvirt-qemu, which libvirt run by root asks for"
+    useradd --system --no-create-home --home-dir /var/lib/libvirt --shell /usr/sbin/nologin \
+        --gid kvm --groups libvirt-qemu libvirt-qemu
 }
 
 find_python() {
