@@ -10,7 +10,7 @@ from migrate.mapping.signs import Context, Sign, View, default, flag, write
 
 ANNOTATION = "VirtualMachine.metadata.annotations[kubevirt-migrate/{}]"
 # Kubernetes takes 256 KiB for all annotations of an object, kubectl's copy of the whole object among them.
-PROSE_BYTES = 64 * 1024
+PROSE = 1000
 OTHER_HYPERVISORS = ("xen", "vmware", "vbox", "hyperv", "bhyve", "vz", "hvf")
 CONTAINERS = ("lxc", "openvz", "uml")
 
@@ -36,13 +36,11 @@ def uuid(view: View, context: Context) -> Iterator[Sign]:
 
 
 def prose(view: View, context: Context) -> Iterator[Sign]:
-    """Title and description as annotations of the same names, unless too long for one."""
+    """Title and description as annotations of the same names, cut to 1000 characters."""
     for leaf in view.owned:
-        size = len(leaf.value.encode())
-        if size > PROSE_BYTES:
-            yield flag(leaf, "too-long", f"{size} bytes")
-        else:
-            yield write(leaf, ANNOTATION.format(leaf.pattern), leaf.value)
+        yield write(leaf, ANNOTATION.format(leaf.pattern), leaf.value[:PROSE])
+        if len(leaf.value) > PROSE:
+            yield flag(leaf, "cut", f"{len(leaf.value)} characters")
 
 
 def hypervisor(view: View, context: Context) -> Iterator[Sign]:
