@@ -47,9 +47,12 @@ def offset(view: View, context: Context) -> Iterator[Sign]:
 
 
 def _zone(view: View, zone: str, site: str | None, row: str) -> Iterator[Sign]:
-    zone = zone if ZONE.fullmatch(zone) else site or ""
-    if zone:
+    if ZONE.fullmatch(zone):
         yield write(view.owned, "domain.clock.timezone", zone)
+    elif site:
+        yield write(view.owned, "domain.clock.timezone", site)
+        if row == "zone":
+            yield flag(view.owned, "site-zone")
     else:
         yield write(view.owned, "domain.clock.utc", {})
         yield flag(view.owned, row)

@@ -64,9 +64,3 @@ def gained_discards(context: Context, writes: Mapping[str, Any]) -> str | None:
             if discard not in context.document.by_path:
                 freed.append(path[path.index("[") + 1 : path.index("]")])
     return ", ".join(freed) or None
-
-
-def gained_transitional(context: Context, writes: Mapping[str, Any]) -> bool | None:
-    """True where a device of the source is transitional: KubeVirt makes all of a VM's virtio devices so, or none."""
-    leaves = context.document.leaves
-    return any(leaf.value == TRANSITIONAL and leaf.pattern.startswith("devices.") for leaf in leaves) or None

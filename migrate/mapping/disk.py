@@ -36,7 +36,7 @@ SOURCES = {
         "source.host.socket",
         "source.host.transport",
     ),
-    "volume": ("source.pool", "source.volume", "source.mode"),
+    "volume": ("source.pool", "source.volume"),
 }
 UNREACHABLE = ("nvme", "vhostuser", "vhostvdpa", "dir")
 HOST_DRIVE = re.compile(r"/dev/(cdrom|dvd|scd\d|sr\d)")
@@ -108,7 +108,7 @@ def bus(view: View, context: Context) -> Iterator[Sign]:
     device, old = view.text("device"), view.text("target.bus")
     new = target_bus(device, old, context.arch)
     if new is None:
-        yield flag(view.owned, "unknown")
+        yield flag(view.owned, "unknown", f"{device} on {old}")
         return
     yield write(view.owned, f"domain.devices.disks.{_kind(device)}.bus", new)
     if new != old:
@@ -136,7 +136,10 @@ def claim(view: View, context: Context) -> Iterator[Sign]:
         yield ignore(view.owned, "The drive has no disc, so there is nothing to copy and no claim.")
         return
     used = [leaf for leaf in view.owned if _used(leaf, kind)]
-    other = [leaf for leaf in view.owned if leaf not in used]
+    mode = [leaf for leaf in view.owned if leaf.attribute == "mode"]
+    if mode:
+        yield ignore(mode, "How the source host reaches the volume; the bytes are the same.")
+    other = [leaf for leaf in view.owned if leaf not in used and leaf not in mode]
     if other:
         yield ignore(other, f"libvirt does not read it for a disk of type {kind}.")
     shared = view.leaf("shareable") is not None
@@ -281,10 +284,13 @@ def _number(text: str, otherwise: int) -> int:
 
 def reservation(view: View, context: Context) -> Iterator[Sign]:
     """SCSI persistent reservations, which a LUN alone has."""
-    if view.text("device") == "lun":
-        yield write(view.owned, "domain.devices.disks.lun.reservation", True)
-    else:
+    if view.text("device") != "lun":
         yield flag(view.owned, "no-lun")
+        return
+    helper = [leaf for leaf in view.owned if ".reservations.source." in leaf.pattern]
+    if helper:
+        yield ignore(helper, "Where the source host's own reservation helper listens; KubeVirt runs one on each node.")
+    yield write([leaf for leaf in view.owned if leaf not in helper], "domain.devices.disks.lun.reservation", True)
 
 
 def address(view: View, context: Context) -> Iterator[Sign]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from migrate.mapping.paths import Leaf
-from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
+from migrate.mapping.signs import EFI_IMAGE, Context, Sign, View, default, flag, ignore, write
 
 # Builds and variable stores with Secure Boot: OVMF_CODE.secboot.fd, OVMF_VARS_4M.ms.fd, edk2-i386-secure-code.fd.
 SECURE_IMAGE = re.compile(r"secboot|secure|[._]ms[._]|snakeoil|enrolled", re.IGNORECASE)
@@ -25,14 +25,28 @@ def efi(view: View, context: Context) -> Iterator[Sign]:
         yield write(leaves, SECURE_BOOT, secure)
         if row:
             yield flag(leaves, row)
+        yield from _unknown(view, leaves)
     elif leaves:
         yield _bios(view, leaves)
-    if secure:
-        yield write([*smm, *leaves], "domain.features.smm.enabled", True)
-    elif view.text("features.smm.state") == "off":
+    off = view.text("features.smm.state") == "off"
+    if off:
         yield flag(smm, "smm-on")
-    elif smm:
+    if secure:
+        yield write(leaves if off else [*smm, *leaves], "domain.features.smm.enabled", True)
+    elif smm and not off:
         yield write(smm, "domain.features.smm.enabled", True)
+
+
+def _unknown(view: View, leaves: list[Leaf]) -> Iterator[Sign]:
+    """What is asked of the EFI firmware and not known here."""
+    if view.text("os.firmware", "efi") != "efi" or view.text("os.loader.type") not in ("", "pflash", "rom"):
+        yield flag(leaves, "unknown")
+    image = view.leaf("os.loader")
+    if image and image.value and not EFI_IMAGE.search(image.value.rpartition("/")[2]):
+        yield flag(image, "own-build")
+    for feature in (leaf for leaf in leaves if leaf.pattern == "os.firmware.feature.name"):
+        if feature.value not in ("secure-boot", "enrolled-keys"):
+            yield flag(feature, "feature", feature.value)
 
 
 def _bios(view: View, leaves: list[Leaf]) -> Sign:

@@ -90,9 +90,8 @@ def test_a_findings_key_does_not_change_with_the_index(custom: all_rules.Rules, 
 def test_a_finding_about_several_leaves_names_each_with_its_value(run: Callable) -> None:
     floppy = "<devices><disk type='file' device='floppy'><source file='/{}'/><target dev='fda'/></disk></devices>"
     rules = all_rules.load()
-    values = {
-        finding.value for name in "ab" for entry in run(floppy.format(name), rules).entries for finding in entry.findings
-    }
+    entries = [entry for name in "ab" for entry in run(floppy.format(name), rules).entries]
+    values = {finding.value for entry in entries for finding in entry.findings}
     assert {"type=file, device=floppy, source.file=/a, target.dev=fda"} <= values
     assert {"type=file, device=floppy, source.file=/b, target.dev=fda"} <= values
 
