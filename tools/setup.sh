@@ -18,9 +18,9 @@ purpose=${1:-}
 case $purpose in
     demo) packages=("${build[@]}" "${libvirt[@]}"); extras=libvirt; commands="virsh qemu-img qemu-nbd qemu-system-x86_64 swtpm" ;;
     test)
-        packages=("${build[@]}" "${libvirt[@]}" "${guest[@]}" "${kubernetes[@]}" git nbdkit libnbd-bin)
+        packages=("${build[@]}" "${libvirt[@]}" "${guest[@]}" "${kubernetes[@]}" git nbdkit libnbd-bin e2fsprogs xfsprogs mount)
         extras=test,libvirt
-        commands="virsh libvirtd qemu-img qemu-nbd qemu-system-x86_64 swtpm nbdkit syslinux mcopy mkfs.fat cpio busybox etcd openssl"
+        commands="virsh libvirtd qemu-img qemu-nbd qemu-system-x86_64 swtpm nbdkit syslinux mcopy mkfs.fat mkfs.ext4 mkfs.xfs mount cpio busybox etcd openssl"
         ;;
     *) die "say what for: tools/setup.sh demo|test" ;;
 esac
