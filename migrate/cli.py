@@ -345,6 +345,8 @@ def _plan(
     select: Any,
     exclude: Any,
 ) -> Summary:
+    from datetime import date
+
     from migrate import pipeline, reporting
     from migrate import site as sites
     from migrate.mapping import rules as all_rules
@@ -355,8 +357,8 @@ def _plan(
     known = all_rules.load(*rules)
     inventory = pipeline.opened(paths, _selection(select, exclude))
     with _progress("planning", len(inventory.vms)) as step:
-        items = (step(item) for item in pipeline.plan(inventory, known, target, chosen))
-        return reporting.write_plan(dir_, items, target)
+        items = (step(item) for item in pipeline.plan(inventory, known, target, chosen, date.today()))
+        return reporting.write_plan(dir_, items, target, chosen.text)
 
 
 def _show(summary: Summary, dir_: Path, output: str) -> None:
@@ -379,6 +381,8 @@ def _show(summary: Summary, dir_: Path, output: str) -> None:
         )
     for item in summary.skipped:
         _note(f"skipped {item.name}: {item.reason}")
+    for waiver in summary.ended.values():
+        _note(f"waiver ended on {waiver.until}, its findings count again: {waiver.reason}")
     for name in summary.internal:
         _note(f"{name}: a rule failed, which is our bug; see finding `internal` in report.json")
 

@@ -71,7 +71,8 @@ class VM:
     """One virtual machine of an inventory: who it is, where it lives, how it stands. Its shape is in the domain XML.
 
     `source` is canonical (`qemu://HOST/system`, `files://PATH`) and with `uuid` makes the identity; `url` is what
-    reaches the source again. `folder` is the folder and the Kubernetes name; once recorded it stays.
+    reaches the source again. `folder` is the folder and the Kubernetes name; once recorded it stays. `project` and
+    `tags` are those of the platform above libvirt.
     """
 
     name: str
@@ -88,6 +89,8 @@ class VM:
     checkpoints: list[str] = field(default_factory=list)
     disks: list[Disk] = field(default_factory=list)
     pool_paths: list[str] = field(default_factory=list)
+    project: str = ""
+    tags: list[str] = field(default_factory=list)
     xml: bytes = b""
 
     @property
@@ -105,12 +108,25 @@ class Skipped:
     reason: str
 
 
+class LeftOut(Skipped):
+    """A VM that the site file leaves out, with its reason. It counts for nothing."""
+
+
+@dataclass(slots=True)
+class Waiver:
+    """Why a finding does not count, and the last day (ISO 8601) on which it does not."""
+
+    reason: str
+    until: str
+
+
 @dataclass(slots=True)
 class Finding:
     """Something that changes or is lost for the guest: first what happens, then what to do.
 
     `id` is rule/row; `key` is stable over runs and indices; `path` is None for findings that no single leaf causes.
-    `value` is the leaf's; of several leaves `name=value` each, the first of them at `path`.
+    `value` is the leaf's; of several leaves `name=value` each, the first of them at `path`. A finding with `waived`
+    does not count for the verdict; `ended` is a waiver that no longer holds.
     """
 
     id: str
@@ -122,6 +138,8 @@ class Finding:
     target: str | None
     because: str
     remedy: str
+    waived: Waiver | None = None
+    ended: Waiver | None = None
 
 
 @dataclass(slots=True)
@@ -152,7 +170,8 @@ class Translation:
     """One VM after translation: its ledger, what no leaf caused, and the Kubernetes objects made of it.
 
     `manifest` and `claims` are plain data; `disks` are rows of the plan, one for each disk that needs a claim.
-    `internal` says that a rule broke a law.
+    `source` is the domain XML without its secrets; `wave` says when it is the VM's turn, 0 first. `internal`
+    says that a rule broke a law.
     """
 
     vm: VM
@@ -162,6 +181,8 @@ class Translation:
     manifest: dict[str, Any] = field(default_factory=dict)
     claims: list[dict[str, Any]] = field(default_factory=list)
     disks: list[PlannedDisk] = field(default_factory=list)
+    source: bytes = b""
+    wave: int = 0
     internal: bool = False
 
     def all_findings(self) -> list[Finding]:
@@ -170,8 +191,8 @@ class Translation:
 
     @property
     def verdict(self) -> Verdict:
-        """`blocked` with a blocker, `changed` with a warning, else `ready`."""
-        severities = {finding.severity for finding in self.all_findings()}
+        """`blocked` with a blocker, `changed` with a warning, else `ready`; what is waived does not count."""
+        severities = {finding.severity for finding in self.all_findings() if not finding.waived}
         return "blocked" if "blocker" in severities else "changed" if "warning" in severities else "ready"
 
 

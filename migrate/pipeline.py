@@ -9,19 +9,23 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 from migrate import inventory as inventories
 from migrate import sources, transfer
 from migrate.inventory import Inventory
 from migrate.mapping import ledger, vocabulary
-from migrate.mapping.paths import parse, read
+from migrate.mapping.paths import Document, parse, printable, read, redact
 from migrate.mapping.rules import Rules
 from migrate.mapping.signs import Context
 from migrate.model import (
+    REDACTED,
     VM,
     Disk,
     Finding,
+    Gain,
+    LeftOut,
     PlannedDisk,
     Refused,
     Severity,
@@ -82,25 +86,85 @@ def _redacted(found: Iterator[VM | Skipped], rules: Rules, skipped: list[Skipped
         yield replace(item, xml=etree.tostring(root, encoding="utf-8", xml_declaration=False) + b"\n")
 
 
-def translate(vm: VM, rules: Rules, target: Target, site: Site) -> Translation:
+def translate(vm: VM, rules: Rules, target: Target, site: Site, today: date = date.max) -> Translation:
     """One VM's domain XML as a ledger and Kubernetes objects. Pure: no clock, network or chance.
 
-    Raises Refused for XML that is no domain.
+    `today` is the day on which waivers hold or have ended; without one all have. Raises Refused for XML that is no
+    domain.
     """
+    site = site.of(vm)
+    vm = _sized(vm, site)
     document = read(parse(vm.xml, vm.name), vocabulary.load().repeatable)
     ledger.imply(document, rules)
     context = Context(vm, document, site, target, {disk.target: disk for disk in vm.disks})
     book = ledger.run(document, rules, context)
+    _label(book, site)
     objects = manifests.assemble((write.path, write.value) for write in book.ordered())
     translation = Translation(vm, book.entries, book.findings, book.gains)
-    translation.internal = book.internal
+    translation.internal, translation.wave = book.internal, site.wave
+    translation.source = _without_secrets(document, book)
     translation.manifest = objects.get("VirtualMachine", [{}])[0]
     translation.claims = objects.get("PersistentVolumeClaim", [])
     translation.disks = list(_disks(vm, book, site))
     translation.findings += _refused(vm, book, translation, target)
     translation.findings += _unfit(vm, translation)
     translation.findings += _left_behind(vm)
+    translation.findings += _undecided(vm, site)
+    site.waive(vm, translation.all_findings(), today)
     return translation
+
+
+def _sized(vm: VM, site: Site) -> VM:
+    """The VM with the sizes that the site file gives for disks of unknown size."""
+    given = {disk.target: size for disk in vm.disks if disk.capacity is None and (size := site.size(disk))}
+    if not given:
+        return vm
+    disks = [
+        replace(disk, capacity=given[disk.target], problem=None) if disk.target in given else disk for disk in vm.disks
+    ]
+    return replace(vm, disks=disks)
+
+
+def _label(book: ledger.Ledger, site: Site) -> None:
+    """Adds the site file's labels, to the VM and to what runs it, and its annotations."""
+    kinds = (("metadata.labels", site.labels), ("spec.template.metadata.labels", site.labels))
+    for place, added in (*kinds, ("metadata.annotations", site.annotations)):
+        for key, value in added.items():
+            path = f"VirtualMachine.{place}[{key}]"
+            book.writes[path] = ledger.Write(path, value, "site", 0)
+            book.gains.append(Gain(path, value, "The site file asks for it."))
+
+
+def _without_secrets(document: Document, book: ledger.Ledger) -> bytes:
+    """The domain XML as an inventory holds it: every value that the ledger does not show is redacted."""
+    from lxml import etree
+
+    for leaf, entry in zip(document.leaves, book.entries, strict=True):
+        if entry.value == REDACTED and not leaf.implied:
+            redact(leaf)
+    return etree.tostring(document.root.element, encoding="utf-8", xml_declaration=False) + b"\n"
+
+
+def _undecided(vm: VM, site: Site) -> Iterator[Finding]:
+    """What the site file decides for other VMs or disks and leaves open for these, and what it says in vain."""
+    if not site.placed:
+        because = "The site file has namespaces and none of them is for this VM."
+        yield leafless(vm, "site/no-namespace", "blocker", because, f"{TO_DECIDE} `namespace`, or `namespaces`.")
+    for disk in vm.disks:
+        if (disk.path or disk.volume) and site.storage_of(disk) is None:
+            where = f"pool {disk.pool}" if disk.pool else disk.path
+            because = f"The site file has storage and none of it is for the disk {disk.target} ({printable(where)})."
+            todo = f"{TO_DECIDE} `storage` with a key that fits it, or with `default`."
+            yield leafless(vm, "site/no-storage", "blocker", because, todo, disk.target)
+        if (given := site.size(disk)) and given != disk.capacity:
+            because = (
+                f"The site file says that the disk {disk.target} has {given} bytes, the source says {disk.capacity}."
+            )
+            yield leafless(vm, "site/size", "note", f"{because} The source counts.", SIZE_REMEDY, disk.target)
+
+
+TO_DECIDE = "Extend the site file's"
+SIZE_REMEDY = "Remove the size from the site file; it is for disks of unknown size."
 
 
 def _disks(vm: VM, book: ledger.Ledger, site: Site) -> Iterator[PlannedDisk]:
@@ -177,20 +241,27 @@ def _left_behind(vm: VM) -> Iterator[Finding]:
         yield leafless(vm, "state/checkpoints", "note", because, "Set up the backup of the VM anew in the cluster.")
 
 
-def plan(inventory: Inventory, rules: Rules, target: Target, site: Site) -> Iterator[Translation | Skipped]:
+def plan(
+    inventory: Inventory, rules: Rules, target: Target, site: Site, today: date = date.max
+) -> Iterator[Translation | Skipped]:
     """Every VM of an inventory, translated one at a time, in the order of their folders, then those not readable."""
     twins: dict[tuple[bool, str], list[VM]] = defaultdict(list)
     for vm in inventory.vms:
         twins[vm.kind == "files", vm.uuid].append(vm)
     for record in inventory.vms:
+        if (reason := site.of(record).skip) is not None:
+            yield LeftOut(record.name, record.source, f"left out by the site file: {reason}")
+            continue
         try:
             vm = replace(record, xml=inventory.xml(record))
-            translation = translate(vm, rules, target, site)
+            translation = translate(vm, rules, target, site, today)
         except Refused as refusal:
             yield Skipped(record.name, record.source, str(refusal))
             continue
-        translation.findings += _twin(vm, twins[vm.kind == "files", vm.uuid])
-        vm.xml = b""
+        found = list(_twin(vm, twins[vm.kind == "files", vm.uuid]))
+        site.waive(vm, found, today)
+        translation.findings += found
+        vm.xml = translation.vm.xml = b""
         yield translation
     yield from inventory.skipped
 

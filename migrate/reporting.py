@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from migrate import journal
-from migrate.model import SEVERITIES, Entry, Finding, Refused, Skipped, Translation
+from migrate.model import SEVERITIES, Entry, Finding, LeftOut, Refused, Skipped, Translation, Waiver
 from migrate.target import manifests
 from migrate.target.quantity import human
 from migrate.target.vocabulary import Target
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SCHEMA = 1
+SITE, SOURCE = "site.yaml", "source.xml"
 BLOCKED = (
     "# Blocked: {count} finding(s) stand against this VM, see report.json. It is left out of kustomization.yaml.\n"
 )
@@ -52,7 +53,14 @@ def ledger_line(entry: Entry) -> str:
         "writes": entry.writes,
         "because": entry.because,
         "findings": [
-            {"id": item.id, "key": item.key, "severity": item.severity, "because": item.because, "remedy": item.remedy}
+            {
+                "id": item.id,
+                "key": item.key,
+                "severity": item.severity,
+                "because": item.because,
+                "remedy": item.remedy,
+                **_waivers(item),
+            }
             for item in entry.findings
         ],
     }
@@ -74,6 +82,7 @@ def report_row(translation: Translation) -> dict[str, Any]:
         "managedSave": vm.managed_save,
         "snapshots": vm.snapshots,
         "checkpoints": vm.checkpoints,
+        "wave": translation.wave,
         "verdict": translation.verdict,
         "manifest": f"{vm.folder}/vm.yaml",
         "findings": [_finding(finding) for finding in translation.all_findings()],
@@ -93,14 +102,24 @@ def report_row(translation: Translation) -> dict[str, Any]:
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
-    return {name: getattr(finding, name) for name in Finding.__slots__}
+    return {name: getattr(finding, name) for name in FINDING} | _waivers(finding)
+
+
+FINDING = ("id", "key", "rule", "severity", "path", "value", "target", "because", "remedy")
+
+
+def _waivers(finding: Finding) -> dict[str, Any]:
+    """The waiver of a finding that has one, or the one that has ended."""
+    found = {"waived": finding.waived, "waiverEnded": finding.ended}
+    return {name: asdict(waiver) for name, waiver in found.items() if waiver}
 
 
 def plan_row(translation: Translation) -> dict[str, Any]:
     """A VM of plan.json: what `apply` needs to reach the source again and to copy its disks."""
     record = asdict(translation.vm)
     del record["xml"]
-    return {"verdict": translation.verdict, "disks": [asdict(disk) for disk in translation.disks], "vm": record}
+    disks = [asdict(disk) for disk in translation.disks]
+    return {"verdict": translation.verdict, "wave": translation.wave, "disks": disks, "vm": record}
 
 
 @dataclass(slots=True)
@@ -109,6 +128,8 @@ class Summary:
 
     verdicts: Counter[str] = field(default_factory=Counter)
     findings: Counter[str] = field(default_factory=Counter)
+    waived: int = 0
+    ended: dict[tuple[str, str], Waiver] = field(default_factory=dict)
     disks: int = 0
     bytes: int = 0
     internal: list[str] = field(default_factory=list)
@@ -121,7 +142,12 @@ class Summary:
             self.verdicts["skipped"] += 1
             self.skipped.append(item)
             return
-        counts = Counter(finding.severity for finding in item.all_findings())
+        findings = item.all_findings()
+        counts = Counter(finding.severity for finding in findings if not finding.waived)
+        self.waived += sum(1 for finding in findings if finding.waived)
+        for finding in findings:
+            if finding.ended:
+                self.ended[finding.ended.reason, finding.ended.until] = finding.ended
         size = sum(disk.bytes or 0 for disk in item.disks)
         self.verdicts[item.verdict] += 1
         self.findings.update(counts)
@@ -147,22 +173,25 @@ class Summary:
             "vms": sum(self.verdicts.values()),
             **{verdict: self.verdicts[verdict] for verdict in ("ready", "changed", "blocked", "skipped")},
             "findings": {severity: self.findings[severity] for severity in SEVERITIES},
+            "waived": self.waived,
             "disks": self.disks,
             "bytes": self.bytes,
         }
 
     def reaches(self, threshold: str) -> bool:
-        """Whether a finding of this severity or above stands; a skipped VM counts as a blocker."""
+        """Whether a finding of this severity or above stands; a VM that could not be read counts as a blocker."""
         if threshold == "never":
             return False
         above = SEVERITIES[SEVERITIES.index(threshold) :]  # type: ignore[arg-type]
-        return bool(self.verdicts["skipped"]) or any(self.findings[severity] for severity in above)
+        unread = any(not isinstance(item, LeftOut) for item in self.skipped)
+        return unread or any(self.findings[severity] for severity in above)
 
 
-def write_plan(folder: Path, items: Iterable[Translation | Skipped], target: Target) -> Summary:
+def write_plan(folder: Path, items: Iterable[Translation | Skipped], target: Target, site: str = "") -> Summary:
     """Writes the plan folder under another name and renames it once. An older plan that was never applied is replaced.
 
-    Raises Refused where the folder is something else, or holds a journal.
+    `site` is the text of the site file, which is kept with the redacted domain XML for `what-if`. Raises
+    Refused where the folder is something else, or holds a journal.
     """
     _may_replace(folder)
     summary = Summary()
@@ -179,6 +208,8 @@ def write_plan(folder: Path, items: Iterable[Translation | Skipped], target: Tar
                         resources += _write_vm(partial, item)
                         vms.write(_compact(report_row(item)) + "\n")
                         plan.write(_compact(plan_row(item)) + "\n")
+            if site:
+                (partial / SITE).write_text(site, encoding="utf-8")
             (partial / "kustomization.yaml").write_text(manifests.kustomization(resources))
             _write_documents(partial, summary, target)
     except OSError as error:
@@ -199,13 +230,14 @@ def _write_vm(folder: Path, translation: Translation) -> list[str]:
     place = folder / name
     place.mkdir()
     verdict = translation.verdict
-    blockers = sum(finding.severity == "blocker" for finding in translation.all_findings())
+    blockers = sum(finding.severity == "blocker" and not finding.waived for finding in translation.all_findings())
     heading = BLOCKED.format(count=blockers) if verdict == "blocked" else ""
     (place / "vm.yaml").write_text(heading + manifests.dump([translation.manifest]), encoding="utf-8")
     if translation.claims:
         (place / "claims.yaml").write_text(heading + manifests.dump(translation.claims), encoding="utf-8")
     lines = "".join(ledger_line(entry) + "\n" for entry in translation.entries)
     (place / "ledger.jsonl").write_text(lines, encoding="utf-8")
+    (place / SOURCE).write_bytes(translation.source)
     files = [f"{name}/claims.yaml"] if translation.claims else []
     return [] if verdict == "blocked" else [*files, f"{name}/vm.yaml"]
 
@@ -213,7 +245,7 @@ def _write_vm(folder: Path, translation: Translation) -> list[str]:
 def _write_documents(folder: Path, summary: Summary, target: Target) -> None:
     """report.json and plan.json from the rows that were spooled, so that no plan is too large for the memory."""
     head = {"schema": SCHEMA, "target": {"kubevirt": target.kubevirt, "featureGates": sorted(target.gates)}}
-    skipped = [asdict(item) for item in summary.skipped]
+    skipped = [asdict(item) | ({"leftOut": True} if isinstance(item, LeftOut) else {}) for item in summary.skipped]
     tail = {"skipped": skipped}
     for name, spool, middle, end in (
         ("report.json", "vms", {"summary": summary.document()}, tail),
@@ -273,4 +305,5 @@ def totals(summary: Summary) -> str:
     """One line: how many VMs have which verdict."""
     parts = [f"{summary.verdicts[word]} {word}" for word in COLORS if summary.verdicts[word]]
     count = sum(summary.verdicts.values())
-    return f"{count} VM{'' if count == 1 else 's'}: " + (", ".join(parts) or "nothing to do")
+    waived = f"; {summary.waived} finding{'' if summary.waived == 1 else 's'} waived" if summary.waived else ""
+    return f"{count} VM{'' if count == 1 else 's'}: " + (", ".join(parts) or "nothing to do") + waived

@@ -1,117 +1,175 @@
-"""What a cluster's administrator decides once for all VMs: namespaces, storage, networks and devices, from one file."""
+"""The site file: read strictly, so that a misspelt decision is an error with the nearest name and never ignored."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+from migrate.decisions import DEFAULT, OWNER_KINDS, Network, Pardon, Site, Storage, parts
 from migrate.model import Refused
 
-
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """How a claim is asked for. A storage class of None is the cluster's default class."""
-
-    storage_class: str | None = None
-    volume_mode: str = "Filesystem"
-    access_modes: tuple[str, ...] = ("ReadWriteOnce",)
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """What a source network becomes: the pod network (`masquerade` or `bridge`) or a NetworkAttachmentDefinition.
-
-    `multus` is `NAMESPACE/NAME` or `NAME`; `binding` is `bridge`, `sriov` or `masquerade`.
-    """
-
-    binding: str
-    multus: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """The decisions of one site file, or of none."""
-
-    namespace: str = "default"
-    storage: Storage = Storage()
-    networks: dict[str, Network] = field(default_factory=dict)
-    host_devices: dict[str, str] = field(default_factory=dict)
-    timezone: str | None = None
-    images: tuple[str, ...] = ()
-
-    def network(self, kind: str, name: str) -> Network | None:
-        """The target of the source network `KIND:NAME`, or the `default` that was chosen, or None."""
-        return self.networks.get(f"{kind}:{name}") or self.networks.get("default")
-
-    def host_device(self, kind: str, *names: str) -> str | None:
-        """The cluster's resource name for a host device known by any of the names, or None."""
-        found = (self.host_devices.get(f"{kind}:{name}") for name in names if name)
-        return next((resource for resource in found if resource), None)
-
-
-KEYS = ("namespace", "storage", "networks", "hostDevices", "timezone", "images")
+# What a VM can have of its own, and the rest.
+VM_KEYS = (
+    "namespace",
+    "storage",
+    "networks",
+    "hostDevices",
+    "cpuModels",
+    "sizes",
+    "timezone",
+    "runStrategy",
+    "labels",
+    "annotations",
+    "images",
+)
+KEYS = (*VM_KEYS, "namespaces", "vms", "waivers")
 STORAGE_KEYS = ("storageClass", "volumeMode", "accessModes")
-NETWORK_KINDS = ("network", "bridge", "direct", "user", "hostdev", "default")
+STORAGE_KINDS = ("pool", "path", DEFAULT)
+NETWORK_KINDS = ("network", "bridge", "direct", "user", "hostdev", DEFAULT)
+QUALIFIERS = ("portgroup", "vlan")
 DEVICE_KINDS = ("pci", "usb", "mdev")
+WAIVER_KEYS = ("finding", "vm", "reason", "until")
 VOLUME_MODES = ("Filesystem", "Block")
 ACCESS_MODES = ("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod")
 POD_BINDINGS = ("masquerade", "bridge")
 MULTUS_BINDINGS = ("bridge", "sriov")
+RUN_STRATEGIES = ("Halted", "Always", "Manual", "RerunOnFailure")
+OURS = "kubevirt-migrate/"
+CPU_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+WAVES = range(1, 10_000)
 
 
 def load(path: Path) -> Site:
     """Reads a site file. Raises Refused with the nearest name for a key or value that does not exist."""
-    import yaml
-
     try:
         text = path.read_text(encoding="utf-8")
-        data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except OSError as error:
         raise Refused(f"{path}: {error.strerror}; give a readable site file with --site") from None
     except UnicodeDecodeError:
         raise Refused(f"{path}: not UTF-8 text; give a site file with --site") from None
+    return replace(_site(parse(text, str(path)), str(path)), text=text)
+
+
+def parse(text: str, where: str) -> Any:
+    """A YAML text as plain data, an empty one as no keys. Raises Refused with the line where it is none."""
+    import yaml
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        """Refuses a key that is there twice, of which YAML's own reader forgets the first."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen = set()
+            for key, _ in node.value:
+                if key.value in seen and isinstance(key.value, str):
+                    raise Refused(f"{where}, line {key.start_mark.line + 1}: {key.value!r} is there twice; keep one")
+                seen.add(key.value if isinstance(key.value, str) else None)
+            return super().construct_mapping(node, deep)
+
+    try:
+        data = yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise Refused(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
-    return _site(data if data is not None else {}, str(path))
+        line = f", line {mark.line + 1}" if mark else ""
+        raise Refused(f"{where}{line}: not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"{where}: not YAML: {error}") from None
+    return {} if data is None else data
 
 
 def _site(data: Any, where: str) -> Site:
     _keys(data, KEYS, where)
-    networks = _mapping(data.get("networks"), f"{where}: networks")
-    return Site(
-        namespace=_label(data.get("namespace", "default"), f"{where}: namespace"),
-        storage=_storage(data.get("storage"), f"{where}: storage"),
-        networks={key: _network(key, value, f"{where}: networks") for key, value in networks.items()},
-        host_devices=_devices(_mapping(data.get("hostDevices"), f"{where}: hostDevices"), f"{where}: hostDevices"),
-        timezone=_timezone(data.get("timezone"), f"{where}: timezone"),
-        images=tuple(_folder(item, f"{where}: images") for item in _list(data.get("images"), f"{where}: images")),
+    base = Storage()
+    site = Site(**_decisions(data, where, base))
+    if site.storage:
+        base = site.storage[0].get(DEFAULT, base)
+    namespaces = _map(data, "namespaces", where, _namespace_entry)
+    vms = _mapping(data.get("vms"), f"{where}: vms")
+    return replace(
+        site,
+        placed="namespace" in data or not namespaces,
+        namespaces=namespaces,
+        vms={key: _vm(value, f"{where}: vms: {key}", base) for key, value in vms.items()},
+        waivers=tuple(_waiver(item, f"{where}: waivers") for item in _list(data.get("waivers"), f"{where}: waivers")),
     )
 
 
-def _storage(value: Any, where: str) -> Storage:
-    chosen = _mapping(value, where)
-    _keys(chosen, ("default",), where)
-    data = _mapping(chosen.get("default"), f"{where}.default")
-    _keys(data, STORAGE_KEYS, f"{where}.default")
-    modes = tuple(_list(data.get("accessModes"), f"{where}.default.accessModes")) or Storage().access_modes
+def _decisions(data: dict[str, Any], where: str, base: Storage, of_vm: bool = False) -> dict[str, Any]:
+    """The fields of Site that are given, by name; those of one VM or of all."""
+
+    def layer(name: str, read: Callable[[str, Any, str], Any]) -> Any:
+        return (_map(data, name, where, read),)
+
+    sizes = "disk_sizes" if of_vm else "sizes"
+    readers: dict[str, tuple[str, Callable[[], Any]]] = {
+        "namespace": ("namespace", lambda: _label(data["namespace"], f"{where}: namespace")),
+        "storage": ("storage", lambda: (_storages(data["storage"], f"{where}: storage", base),)),
+        "networks": ("networks", lambda: layer("networks", _network)),
+        "hostDevices": ("host_devices", lambda: layer("hostDevices", _device)),
+        "cpuModels": ("cpu_models", lambda: layer("cpuModels", _cpu_model)),
+        "sizes": (sizes, lambda: _map(data, "sizes", where, _disk_size if of_vm else _size)),
+        "timezone": ("timezone", lambda: _timezone(data["timezone"], f"{where}: timezone")),
+        "runStrategy": ("run_strategy", lambda: _choice(data["runStrategy"], RUN_STRATEGIES, f"{where}: runStrategy")),
+        "labels": ("labels", lambda: _map(data, "labels", where, _label_entry)),
+        "annotations": ("annotations", lambda: _map(data, "annotations", where, _annotation)),
+        "images": ("images", lambda: tuple(_folder(item, f"{where}: images") for item in _list(data["images"], where))),
+    }
+    return {field: read() for key, (field, read) in readers.items() if data.get(key) is not None}
+
+
+def _vm(value: Any, where: str, base: Storage) -> dict[str, Any]:
+    data = _mapping(value, where)
+    _keys(data, (*VM_KEYS, "skip", "wave"), where)
+    found = _decisions(data, where, base, of_vm=True)
+    if "namespace" in found:
+        found["placed"] = True
+    if data.get("skip") is not None:
+        found["skip"] = _words(data["skip"], f"{where}: skip", "say why the VM is left out")
+    if data.get("wave") is not None:
+        if type(data["wave"]) is not int or data["wave"] not in WAVES:
+            raise Refused(f"{where}: wave: {data['wave']!r} is no whole number from 1 on")
+        found["wave"] = data["wave"]
+    return found
+
+
+def _namespace_entry(key: str, value: Any, where: str) -> str:
+    _glob_key(key, OWNER_KINDS, where, "such as `host:kvm-1*`")
+    return _label(value, f"{where}: {key}")
+
+
+def _storages(value: Any, where: str, base: Storage) -> dict[str, Storage]:
+    data = _mapping(value, where)
+    if DEFAULT in data:
+        base = _storage(data[DEFAULT], f"{where}.{DEFAULT}", base)
+    for key in data:
+        if key != DEFAULT:
+            _glob_key(key, STORAGE_KINDS, where, "such as `pool:NAME` or `path:/srv/fast`")
+        if key.startswith("path:") and not re.match(r"path:(/|[a-z]+://)", key):
+            raise Refused(f"{where}: {key}: give an absolute path, such as `path:/srv/fast`")
+    return {key: _storage(each, f"{where}.{key}", base) for key, each in data.items()}
+
+
+def _storage(value: Any, where: str, base: Storage) -> Storage:
+    data = _mapping(value, where)
+    _keys(data, STORAGE_KEYS, where)
+    modes = tuple(_list(data.get("accessModes"), f"{where}.accessModes")) or base.access_modes
     for mode in modes:
-        _choice(mode, ACCESS_MODES, f"{where}.default.accessModes")
+        _choice(mode, ACCESS_MODES, f"{where}.accessModes")
     name = data.get("storageClass")
     return Storage(
-        storage_class=None if name is None else _subdomain(name, f"{where}.default.storageClass"),
-        volume_mode=_choice(data.get("volumeMode", "Filesystem"), VOLUME_MODES, f"{where}.default.volumeMode"),
+        storage_class=base.storage_class if name is None else _subdomain(name, f"{where}.storageClass"),
+        volume_mode=_choice(data.get("volumeMode", base.volume_mode), VOLUME_MODES, f"{where}.volumeMode"),
         access_modes=modes,
     )
 
 
 def _network(key: str, value: Any, where: str) -> Network:
-    kind = key.partition(":")[0]
-    _choice(kind, NETWORK_KINDS, f"{where}: {key}")
+    _network_key(key, where)
     data = _mapping(value, f"{where}: {key}")
     _keys(data, ("pod", "multus", "binding"), f"{where}: {key}")
     if ("pod" in data) == ("multus" in data):
@@ -128,17 +186,104 @@ def _network(key: str, value: Any, where: str) -> Network:
     return Network(_choice(data.get("binding", "bridge"), MULTUS_BINDINGS, f"{where}: {key}.binding"), name)
 
 
-def _devices(data: dict[str, Any], where: str) -> dict[str, str]:
-    for key, value in data.items():
-        _choice(key.partition(":")[0], DEVICE_KINDS, f"{where}: {key}")
-        if not isinstance(value, str) or not value:
-            raise Refused(f"{where}: {key}: give the resource name that the cluster offers, vendor.com/model")
-    return data
+def _network_key(key: str, where: str) -> None:
+    """KIND, KIND:NAME, either with /portgroup:NAME and /vlan:TAGS behind it."""
+    kind = re.split("[:/]", key)[0]
+    _choice(kind, NETWORK_KINDS, f"{where}: {key}")
+    if kind == DEFAULT and key != DEFAULT:
+        raise Refused(f"{where}: {key}: `default` stands alone")
+    name, *qualifiers = key.split("/")
+    if name.endswith(":"):
+        raise Refused(f"{where}: {key}: the name is empty; write `{kind}` alone for all of this kind")
+    for text in qualifiers:
+        word, colon, glob = text.partition(":")
+        if word not in QUALIFIERS:
+            raise Refused(f"{where}: {key}: there is no qualifier {word!r}{nearest(word, QUALIFIERS)}")
+        if not colon or not glob:
+            raise Refused(f"{where}: {key}: say which {word}, as in `/{word}:{'42' if word == 'vlan' else 'NAME'}`")
+    if len(qualifiers) != len(parts(key)[1].keys() - {""}):
+        raise Refused(f"{where}: {key}: a qualifier is there twice")
 
 
-def _timezone(value: Any, where: str) -> str | None:
-    if value is None:
-        return None
+def _device(key: str, value: Any, where: str) -> str:
+    _glob_key(key, DEVICE_KINDS, where, "such as `pci:0000:06:12.5`")
+    if not isinstance(value, str) or not value:
+        raise Refused(f"{where}: {key}: give the resource name that the cluster offers, vendor.com/model")
+    return value
+
+
+def _cpu_model(key: str, value: Any, where: str) -> str:
+    if not isinstance(value, str) or not CPU_MODEL.fullmatch(value):
+        raise Refused(f"{where}: {key}: give a CPU model of the cluster's nodes, host-model or host-passthrough")
+    return value
+
+
+def _size(key: str, value: Any, where: str) -> int:
+    name, slash, disk = key.rpartition("/")
+    if not slash or not name or not disk:
+        raise Refused(f"{where}: {key}: give VM/DISK, such as `web-1/vda`")
+    return _disk_size(key, value, where)
+
+
+def _disk_size(key: str, value: Any, where: str) -> int:
+    from decimal import InvalidOperation
+
+    from migrate.target.quantity import to_bytes
+
+    try:
+        size = to_bytes(value) if type(value) in (str, int) else 0
+    except (InvalidOperation, OverflowError, ValueError):
+        size = 0
+    if not 0 < size < 2**63:
+        raise Refused(f"{where}: {key}: {value!r} is no size; give one such as 20Gi, or a number of bytes")
+    return size
+
+
+def _label_entry(key: str, value: Any, where: str) -> str:
+    _meta_key(key, where)
+    if value != "" and (not isinstance(value, str) or not LABEL_NAME.fullmatch(value)):
+        raise Refused(
+            f"{where}: {key}: {value!r} is no value of a label; quote it, at most 63 of A-Z, a-z, 0-9, -, _ and ."
+        )
+    return value
+
+
+def _annotation(key: str, value: Any, where: str) -> str:
+    _meta_key(key, where)
+    if not isinstance(value, str):
+        raise Refused(f"{where}: {key}: {value!r} is no text; quote it")
+    return value
+
+
+def _meta_key(key: str, where: str) -> None:
+    prefix, slash, name = key.rpartition("/")
+    if key.startswith(OURS):
+        raise Refused(f"{where}: {key}: {OURS} is what kubevirt-migrate writes itself; choose another prefix")
+    if slash:
+        _subdomain(prefix, f"{where}: {key}")
+    if not LABEL_NAME.fullmatch(name):
+        raise Refused(f"{where}: {key!r} is no key that Kubernetes takes: PREFIX/NAME or NAME of at most 63 characters")
+
+
+def _waiver(value: Any, where: str) -> Pardon:
+    data = _mapping(value, where)
+    _keys(data, WAIVER_KEYS, where)
+    finding = _words(data.get("finding"), f"{where}: finding", "give a finding's id or rule, such as `disk-bus/ide`")
+    name = _words(data.get("vm", "*"), f"{where}: {finding}: vm", "give a VM's uuid, or a glob of names")
+    reason = _words(data.get("reason"), f"{where}: {finding}: reason", "say why the finding can be let pass")
+    return Pardon(finding, name, reason, _day(data.get("until"), f"{where}: {finding}: until"))
+
+
+def _day(value: Any, where: str) -> date:
+    try:
+        return value if type(value) is date else date.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise Refused(
+            f"{where}: {value!r} is no day; give the last one on which it holds, such as 2027-03-31"
+        ) from None
+
+
+def _timezone(value: Any, where: str) -> str:
     from zoneinfo import ZoneInfo
 
     try:
@@ -152,6 +297,25 @@ def _folder(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value.startswith("/"):
         raise Refused(f"{where}: {value!r} is no absolute path of a folder")
     return value
+
+
+def _words(value: Any, where: str, todo: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise Refused(f"{where}: {todo}")
+    return value.strip()
+
+
+def _map(data: dict[str, Any], name: str, where: str, read: Callable[[str, Any, str], Any]) -> dict[str, Any]:
+    """A map of the file with each value read by its key; nothing is an empty one."""
+    inner = f"{where}: {name}"
+    return {key: read(key, value, inner) for key, value in _mapping(data.get(name), inner).items()}
+
+
+def _glob_key(key: str, kinds: Iterable[str], where: str, example: str) -> None:
+    kind, colon, glob = key.partition(":")
+    _choice(kind, kinds, f"{where}: {key}")
+    if not colon or not glob:
+        raise Refused(f"{where}: {key}: say which {kind}, {example}")
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
@@ -183,16 +347,12 @@ def _choice(value: Any, known: Iterable[str], where: str) -> str:
 
 
 def _label(value: Any, where: str) -> str:
-    import re
-
     if not isinstance(value, str) or not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", value):
         raise Refused(f"{where}: {value!r} is no name that Kubernetes takes: a-z, 0-9 and -, at most 63 characters")
     return value
 
 
 def _subdomain(value: Any, where: str) -> str:
-    import re
-
     if not isinstance(value, str) or len(value) > 253 or not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", value):
         raise Refused(f"{where}: {value!r} is no name that Kubernetes takes: a-z, 0-9, - and .")
     return value

@@ -91,6 +91,12 @@ def _number(text: str) -> int:
 
 def model(view: View, context: Context) -> Iterator[Sign]:
     """The CPU that the guest sees, or where no node offers that, the one that keeps it running."""
+    named = view.text("cpu.model") or view.text("cpu.mode")
+    if decided := context.site.cpu_model(named):
+        yield write(view.owned, "domain.cpu.model", decided)
+        if decided != named:
+            yield flag(view.owned, "decided", named and f"{named} before")
+        return
     chosen, row = _chosen(view.text("cpu.mode", "custom"), view.text("cpu.model"), context.arch)
     yield write(view.owned, "domain.cpu.model", chosen)
     if row:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from migrate.mapping.paths import Leaf
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 from migrate.model import Disk, short_hash
+from migrate.site import Storage
 from migrate.target.quantity import from_bytes
 
 # KubeVirt has virtio, sata, scsi and usb; of these arm64 and s390x guests have virtio and scsi.
@@ -163,7 +164,8 @@ def _claim_object(view: View, context: Context, used: list[Leaf], facts: Disk | 
         return
     from migrate.target.sizes import claim_size
 
-    storage, shared = context.site.storage, view.leaf("shareable") is not None
+    storage = context.site.storage_of(facts) or Storage()
+    shared = view.leaf("shareable") is not None
     mode = "Block" if view.text("device") == "lun" else storage.volume_mode
     claim = "PersistentVolumeClaim"
     yield write(used, f"{claim}.metadata.name", name)

@@ -67,6 +67,11 @@ def namespace(context: Context, writes: Mapping[str, Any]) -> str:
     return context.site.namespace
 
 
+def run_strategy(context: Context, writes: Mapping[str, Any]) -> str:
+    """When the VM runs, as the site chose."""
+    return context.site.run_strategy
+
+
 def source(context: Context, writes: Mapping[str, Any]) -> str:
     """The canonical URI of where the VM came from."""
     return context.vm.source

@@ -48,7 +48,14 @@ def _source(node: Node, context: Context) -> tuple[str, str]:
 def _chosen(node: Node, context: Context) -> Network | None:
     """What the site file says of the network."""
     kind, name = _source(node, context)
-    return (context.site.networks.get(kind) if not name else None) or context.site.network(kind, name)
+    tags = sorted(_below(node, context, "vlan.tag.id"), key=lambda tag: tag.zfill(4))
+    return context.site.network(kind, name, _text(node, context, "source.portgroup"), ",".join(tags))
+
+
+def _below(node: Node, context: Context, pattern: str) -> list[str]:
+    """The values of all leaves of a pattern below an element."""
+    leaves = context.document.by_pattern.get(f"{node.pattern}.{pattern}", ())
+    return [leaf.value for leaf in leaves if leaf.path.startswith(node.path + ".")]
 
 
 def attachment(node: Node, context: Context) -> Network | str:

@@ -1,0 +1,206 @@
+"""What a cluster's administrator decides for VMs: namespaces, storage, networks, devices, and which findings may pass.
+
+A key of a map is `KIND`, `KIND:GLOB` or `KIND:GLOB/QUALIFIER:GLOB`, as in `bridge:br*/vlan:42`. Of the keys that fit,
+the most exact counts: first the one with more qualifiers, then without wildcards, then the longer one.
+What a VM has of its own in `vms` counts before what all have.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import date
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from migrate.model import VM, Disk, Finding, Waiver
+
+T = TypeVar("T")
+# A VM's own name counts before its tag, that before its project, that before its host.
+OWNER_KINDS = ("vm", "tag", "project", "host")
+ESCAPED = re.compile(r"\[[*?[]\]")
+DEFAULT = "default"
+UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """How a claim is asked for. A storage class of None is the cluster's default class."""
+
+    storage_class: str | None = None
+    volume_mode: str = "Filesystem"
+    access_modes: tuple[str, ...] = ("ReadWriteOnce",)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What a source network becomes: the pod network (`masquerade` or `bridge`) or a NetworkAttachmentDefinition.
+
+    `multus` is `NAMESPACE/NAME` or `NAME`; `binding` is `bridge`, `sriov` or `masquerade`.
+    """
+
+    binding: str
+    multus: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pardon:
+    """A waiver as it is written: which findings of which VMs do not count up to and with a day, and why."""
+
+    finding: str
+    vm: str
+    reason: str
+    until: date
+
+    def covers(self, vm: VM, finding: Finding) -> bool:
+        """Whether it is for this finding, by its id or its rule; a bug of ours is never waived."""
+        named = fnmatchcase(finding.id, self.finding) or fnmatchcase(finding.rule, self.finding)
+        return named and finding.id != "internal" and fits_vm(self.vm, vm)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The decisions of one site file, or of none: for all VMs, or out of `of` for one.
+
+    Maps of things are tuples of layers, a VM's own first. `placed` is false where VMs without a namespace are left.
+    `sizes` are bytes by `VM/DISK`, `disk_sizes` bytes by the disk of one VM; `vms` has what each key overrides.
+    """
+
+    namespace: str = DEFAULT
+    placed: bool = True
+    namespaces: dict[str, str] = field(default_factory=dict)
+    storage: tuple[dict[str, Storage], ...] = ()
+    networks: tuple[dict[str, Network], ...] = ()
+    host_devices: tuple[dict[str, str], ...] = ()
+    cpu_models: tuple[dict[str, str], ...] = ()
+    sizes: dict[str, int] = field(default_factory=dict)
+    disk_sizes: dict[str, int] = field(default_factory=dict)
+    timezone: str | None = None
+    run_strategy: str = "Halted"
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    images: tuple[str, ...] = ()
+    vms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    waivers: tuple[Pardon, ...] = ()
+    skip: str | None = None
+    wave: int = 0
+    text: str = field(default="", compare=False, repr=False)
+
+    def of(self, vm: VM) -> Site:
+        """The decisions for one VM: what `namespaces`, `sizes` and `vms` say of it, over what holds for all."""
+        changes: dict[str, Any] = {}
+        if namespace := _namespace(self.namespaces, vm):
+            changes |= {"namespace": namespace, "placed": True}
+        if sizes := _sizes(self.sizes, vm):
+            changes["disk_sizes"] = sizes
+        for key in sorted((key for key in self.vms if fits_vm(key, vm)), key=_vm_exactness):
+            for name, value in self.vms[key].items():
+                changes[name] = _over(value, changes.get(name, getattr(self, name)))
+        return replace(self, **changes) if changes else self
+
+    def storage_of(self, disk: Disk | None) -> Storage | None:
+        """How the claim of a disk is asked for; None where storage is chosen for others, but not for this one."""
+        if not any(self.storage):
+            return Storage()
+        facts = (("pool", disk.pool), ("path", disk.path)) if disk else ()
+        return _chosen(self.storage, [(kind, {"": name}) for kind, name in facts if name])
+
+    def network(self, kind: str, name: str, portgroup: str = "", vlan: str = "") -> Network | None:
+        """The target of a source network, or the `default` that was chosen, or None. `vlan` is tags with commas."""
+        return _chosen(self.networks, [(kind, {"": name, "portgroup": portgroup, "vlan": vlan})])
+
+    def host_device(self, kind: str, *names: str) -> str | None:
+        """The cluster's resource name for a host device known by any of the names, the first first, or None."""
+        found = (_chosen(self.host_devices, [(kind, {"": name})]) for name in names if name)
+        return next((resource for resource in found if resource), None)
+
+    def cpu_model(self, name: str) -> str | None:
+        """The cluster's CPU model (or `host-model`, `host-passthrough`) for one of the source, or None."""
+        return _chosen(self.cpu_models, [("model", {"": name})], "model:")
+
+    def size(self, disk: Disk) -> int | None:
+        """The bytes that are given for a disk, or None."""
+        return _chosen((self.disk_sizes,), [("disk", {"": disk.target})], "disk:")
+
+    def waive(self, vm: VM, findings: Iterable[Finding], today: date) -> None:
+        """Marks the findings that are waived on a day, and those whose waivers have ended."""
+        for finding in findings if self.waivers else ():
+            pardons = [pardon for pardon in self.waivers if pardon.covers(vm, finding)]
+            if pardons:
+                last = max(pardons, key=lambda pardon: pardon.until)
+                waiver = Waiver(last.reason, last.until.isoformat())
+                finding.waived, finding.ended = (waiver, None) if last.until >= today else (None, waiver)
+
+
+def fits_vm(key: str, vm: VM) -> bool:
+    """Whether a VM is meant: by its uuid, or by a glob of its name."""
+    return key.lower() == vm.uuid.lower() or fnmatchcase(vm.name, key)
+
+
+@lru_cache(maxsize=4096)
+def parts(key: str) -> tuple[str, dict[str, str]]:
+    """The kind of a key, and its globs by qualifier, "" for the name. What follows a `path:` is one glob."""
+    kind, colon, rest = key.partition(":")
+    if kind in ("path", "model", "disk"):
+        return kind, {"": rest}
+    first, *others = key.split("/")
+    kind, colon, name = first.partition(":")
+    return kind, ({"": name} if colon else {}) | {word: glob for word, _, glob in (o.partition(":") for o in others)}
+
+
+def _chosen(layers: tuple[dict[str, T], ...], facts: list[tuple[str, dict[str, str]]], prefix: str = "") -> T | None:
+    """The most exact fit of the first layer that has one. `facts` are the kinds of a thing, and its names by each."""
+    for layer in layers:
+        fitting = [key for key in layer if key == DEFAULT or any(_fits(prefix + key, *fact) for fact in facts)]
+        if fitting:
+            return layer[max(fitting, key=lambda key: (key != DEFAULT, _exactness(prefix + key)))]
+    return None
+
+
+def _fits(key: str, kind: str, names: dict[str, str]) -> bool:
+    known, globs = parts(key)
+    if known != kind:
+        return False
+    if kind == "path":
+        folder = globs[""].rstrip("/") + "/*"
+        return fnmatchcase(names[""], globs[""]) or fnmatchcase(names[""], folder)
+    return all(fnmatchcase(names.get(word, ""), glob) for word, glob in globs.items())
+
+
+@lru_cache(maxsize=4096)
+def _exactness(key: str) -> tuple[int, bool, int]:
+    globs = parts(key)[1].values()
+    return len(globs), not any(_wild(glob) for glob in globs), sum(map(len, globs))
+
+
+def _wild(glob: str) -> bool:
+    return any(character in ESCAPED.sub("", glob) for character in "*?[")
+
+
+def _vm_exactness(key: str) -> tuple[bool, bool, int]:
+    return bool(UUID.fullmatch(key)), not _wild(key), len(key)
+
+
+def _namespace(namespaces: dict[str, str], vm: VM) -> str | None:
+    named = {"vm": [vm.name, vm.uuid], "tag": vm.tags, "project": [vm.project], "host": [vm.host]}
+    for kind in OWNER_KINDS:
+        fitting = [key for key in namespaces if any(name and _fits(key, kind, {"": name}) for name in named[kind])]
+        if fitting:
+            return namespaces[max(fitting, key=_exactness)]
+    return None
+
+
+def _sizes(sizes: dict[str, int], vm: VM) -> dict[str, int]:
+    """What is given for the disks of one VM, by disk; of several keys for one the most exact one for the VM."""
+    meant = [(name, disk, size) for key, size in sizes.items() for name, _, disk in [key.rpartition("/")]]
+    meant = sorted((row for row in meant if fits_vm(row[0], vm)), key=lambda row: _vm_exactness(row[0]))
+    return {disk: size for _, disk, size in meant}
+
+
+def _over(value: Any, below: Any) -> Any:
+    """A VM's own value over what holds for more: layers and folders go first, maps are merged."""
+    if isinstance(value, tuple):
+        return value + below
+    return below | value if isinstance(value, dict) else value
