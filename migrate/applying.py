@@ -69,7 +69,7 @@ def apply(
 ) -> Iterator[Outcome]:
     """Copies the disks of a plan's VMs that are not blocked, one outcome a disk; the journal lets a later run go on.
 
-    What stops one VM does not stop the others. `progress` gets the disk, "copy" or "read back", and bytes dealt with.
+    What stops one VM does not stop the others. `progress` gets the disk, "copy" or "read back", and the bytes dealt with so far.
     """
     rows = planned(folder, select)
     path = folder / journals.NAME

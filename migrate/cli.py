@@ -245,11 +245,14 @@ def _apply(plan: Path, directory: Path, select: Selection, output: str) -> int:
     from migrate import applying
     from migrate.transfer.file import DirectoryTarget
 
-    with _bars() as progress:
-        outcomes = []
-        for outcome in applying.apply(plan, DirectoryTarget(directory), select, progress):
+    bars, outcomes = Bars(), []
+    try:
+        for outcome in applying.apply(plan, DirectoryTarget(directory), select, bars.step):
+            bars.clear()
             outcomes.append(outcome)
             _tell(outcome, output)
+    finally:
+        bars.clear()
     if output == "json":
         _json([_outcome(outcome) for outcome in outcomes])
     return _worst(outcomes)
@@ -302,27 +305,35 @@ def _code(problem: Exception) -> int:
     return next((code for kind, code in codes.items() if isinstance(problem, kind)), FINDINGS)
 
 
-@contextmanager
-def _bars() -> Iterator[Callable[[PlannedDisk, str, int], None]]:
-    """A bar for each disk and step on stderr; nothing where that is no terminal."""
-    if not sys.stderr.isatty():
-        yield lambda disk, phase, count: None
-        return
-    from rich import progress as rich
-    from rich.console import Console
+class Bars:
+    """Bars on stderr for the disk that is being copied; nothing where that is no terminal."""
 
-    columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.DownloadColumn(binary_units=True))
-    tasks: dict[tuple[str, str], rich.TaskID] = {}
-    shown = (*columns, rich.TransferSpeedColumn(), rich.TimeRemainingColumn())
-    with rich.Progress(*shown, console=Console(stderr=True), transient=True) as bars:
+    def __init__(self) -> None:
+        self.live: Any = None
+        self.tasks: dict[tuple[str, str], Any] = {}
 
-        def step(disk: PlannedDisk, phase: str, count: int) -> None:
-            key = (disk.claim, phase)
-            if key not in tasks:
-                tasks[key] = bars.add_task(f"{disk.claim} {phase}", total=disk.bytes)
-            bars.advance(tasks[key], count)
+    def step(self, disk: PlannedDisk, phase: str, done: int) -> None:
+        """Moves the bar of a disk and phase to `done` bytes."""
+        if not sys.stderr.isatty():
+            return
+        from rich import progress
+        from rich.console import Console
 
-        yield step
+        if self.live is None:
+            columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.DownloadColumn(True))
+            rates = (progress.TransferSpeedColumn(), progress.TimeRemainingColumn())
+            self.live = progress.Progress(*columns, *rates, console=Console(stderr=True), transient=True)
+            self.live.start()
+        key = (disk.claim, phase)
+        if key not in self.tasks:
+            self.tasks[key] = self.live.add_task(f"{disk.claim} {phase}", total=disk.bytes)
+        self.live.update(self.tasks[key], completed=done)
+
+    def clear(self) -> None:
+        """Takes the bars away, so that a line can be printed."""
+        if self.live is not None:
+            self.live.stop()
+            self.live, self.tasks = None, {}
 
 
 class Stopped(Exception):
