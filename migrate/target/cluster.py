@@ -1,0 +1,294 @@
+"""What one cluster offers, read once and never changed: versions, nodes, storage, networks, limits, and what is taken.
+
+What may not be read is named in `unread` and then not judged; what is not installed counts as empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from migrate.model import Refused
+from migrate.target import vocabulary
+from migrate.target.admission.spec import amount
+from migrate.target.api import kinds, unreachable
+from migrate.target.vocabulary import Target
+
+if TYPE_CHECKING:
+    from lightkube import Client
+
+T = TypeVar("T")
+Object = dict[str, Any]
+EVERYWHERE = "*"
+CHUNK = 500
+TEMPORARY_TAINTS = "node.kubernetes.io/"
+DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+POD_SECURITY = "pod-security.kubernetes.io/enforce"
+RESOURCE_NAME = "k8s.v1.cni.cncf.io/resourceName"
+PER_NAMESPACE, CLUSTER_WIDE = "VirtualMachine", "VirtualMachineCluster"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[T]):
+    """Objects of one kind by (namespace, name), the namespace empty for kinds without.
+
+    `scope` says what was read: `*` for all, one namespace, or None for nothing.
+    """
+
+    items: Mapping[tuple[str, str], T] = field(default_factory=dict)
+    scope: str | None = EVERYWHERE
+
+    def knows(self, namespace: str = "") -> bool:
+        """Whether the objects of a namespace were read, so that one that is not here is not there."""
+        return self.scope in (EVERYWHERE, namespace)
+
+    def within(self, namespace: str = "") -> dict[str, T]:
+        """The objects of a namespace by name."""
+        return {name: item for (inside, name), item in self.items.items() if inside == namespace}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node: its labels, the keys of taints that keep pods off for good, and what pods can have of each resource."""
+
+    labels: Mapping[str, str]
+    taints: tuple[str, ...] = ()
+    allocatable: Mapping[str, Fraction] = field(default_factory=dict)
+
+
+class Modes(NamedTuple):
+    """Access modes and the volume mode that a storage class is known to serve together."""
+
+    access: tuple[str, ...]
+    volume: str
+
+
+class Origin(NamedTuple):
+    """Where a VM of the cluster came from, both empty unless it was migrated."""
+
+    source: str = ""
+    uuid: str = ""
+
+
+class Address(NamedTuple):
+    """Who has a MAC: `NAMESPACE/NAME` of the VM, and of the NetworkAttachmentDefinition; "" is the pod network."""
+
+    vm: str
+    network: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """A ResourceQuota: what it allows of each resource in all, and what is used."""
+
+    hard: Mapping[str, Fraction]
+    used: Mapping[str, Fraction] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One row of a LimitRange: what an object of the type (Container, Pod, PersistentVolumeClaim) may ask for."""
+
+    type: str
+    least: Mapping[str, Fraction]
+    most: Mapping[str, Fraction]
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The facts of one cluster.
+
+    `kubevirt` is its version, None where none was seen; `configuration` is that of the KubeVirt object. `namespaces`
+    have the pod security that they enforce; `storage_classes` whether they are the default; `networks` the resource
+    that each NIC on them takes, or "". `addresses` are by MAC in lower case. Names of `instancetypes` and `preferences`
+    begin with their kind: `VirtualMachineInstancetype/u1.small`.
+    """
+
+    context: str
+    namespace: str = "default"
+    kubevirt: str | None = None
+    configuration: Object = field(default_factory=dict)
+    nodes: Listing[Node] = Listing()
+    namespaces: Listing[str] = Listing()
+    storage_classes: Listing[bool] = Listing()
+    storage_profiles: Listing[tuple[Modes, ...]] = Listing()
+    networks: Listing[str] = Listing()
+    instancetypes: Listing[None] = Listing()
+    preferences: Listing[None] = Listing()
+    machines: Listing[Origin] = Listing()
+    addresses: Mapping[str, tuple[Address, ...]] = field(default_factory=dict)
+    claims: Listing[None] = Listing()
+    quotas: Listing[Quota] = Listing()
+    limits: Listing[tuple[Limit, ...]] = Listing()
+    unread: tuple[str, ...] = ()
+
+    def target(self, feature_gates: str = "") -> Target:
+        """The version and gates of the cluster, those switched by hand first; Refused where it has no KubeVirt."""
+        if self.kubevirt is None:
+            raise Refused(f"context {self.context}: no KubeVirt could be seen there; name its version with --kubevirt")
+        developer = self.configuration.get("developerConfiguration") or {}
+        by_hand = vocabulary.target(self.kubevirt, feature_gates)
+        named = {switch[1:] for switch in by_hand.gates}
+        own = {
+            sign + gate
+            for sign, key in (("-", "disabledFeatureGates"), ("+", "featureGates"))
+            for gate in developer.get(key) or []
+            if gate in vocabulary.gate_states() and gate not in named
+        }
+        return Target(by_hand.kubevirt, by_hand.gates | own)
+
+
+class _Reader:
+    """Lists kinds, the whole cluster or else one namespace, and keeps what was forbidden."""
+
+    def __init__(self, client: Client, context: str, namespace: str) -> None:
+        self.client, self.context, self.namespace = client, context, namespace
+        self.unread: list[str] = []
+
+    def read(self, plural: str, keep: Callable[[Object], T]) -> Listing[T]:
+        """What is to be kept of all objects of a kind; Refused where the cluster does not answer."""
+        from lightkube.core.resource import NamespacedResource
+
+        kind = kinds()[plural]
+        scopes = (
+            [{"namespace": EVERYWHERE}, {"namespace": self.namespace}] if issubclass(kind, NamespacedResource) else [{}]
+        )
+        for scope in scopes:
+            found = self._list(kind, scope, keep)
+            if found is not None:
+                if scope == scopes[0]:
+                    return Listing(found)
+                self.unread.append(f"{plural} of other namespaces")
+                return Listing(found, self.namespace)
+        self.unread.append(plural)
+        return Listing(scope=None)
+
+    def _list(self, kind: type, scope: dict[str, str], keep: Callable[[Object], T]) -> dict[tuple[str, str], T] | None:
+        """The objects by namespace and name; None where they may not be read."""
+        import httpx2
+        from lightkube.core.exceptions import ApiError
+
+        items: dict[tuple[str, str], T] = {}
+        try:
+            for item in self.client.list(kind, chunk_size=CHUNK, **scope):
+                data = item.to_dict()
+                items[data["metadata"].get("namespace", ""), data["metadata"]["name"]] = keep(data)
+        except ApiError as error:
+            if error.status.code == 403:
+                return None
+            if error.status.code == 404:
+                return {}
+            raise Refused(f"context {self.context}: {error.status.message or error}") from None
+        except httpx2.HTTPError as error:
+            raise unreachable(self.context, error) from None
+        return items
+
+
+def read(client: Client, namespace: str) -> Cluster:
+    """All facts of the cluster, `namespace` counting where only one may be read. Reads only."""
+    context = client.config.context_name
+    reader = _Reader(client, context, namespace)
+    kubevirts = list(reader.read("kubevirts", lambda item: item).items.values())
+    spec, status = (kubevirts[0].get(part) or {} for part in ("spec", "status")) if kubevirts else ({}, {})
+    machines, instances = (reader.read(plural, _machine) for plural in ("virtualmachines", "virtualmachineinstances"))
+    return Cluster(
+        context=context,
+        namespace=namespace,
+        kubevirt=status.get("observedKubeVirtVersion"),
+        configuration=spec.get("configuration") or {},
+        nodes=reader.read("nodes", _node),
+        namespaces=reader.read("namespaces", lambda item: _labels(item).get(POD_SECURITY, "")),
+        storage_classes=reader.read("storageclasses", lambda item: _annotations(item).get(DEFAULT_CLASS) == "true"),
+        storage_profiles=reader.read("storageprofiles", _profile),
+        networks=reader.read("network-attachment-definitions", lambda item: _annotations(item).get(RESOURCE_NAME, "")),
+        instancetypes=_either(reader, "Instancetype"),
+        preferences=_either(reader, "Preference"),
+        machines=Listing({key: origin for key, (origin, _) in machines.items.items()}, machines.scope),
+        addresses=_addresses(machines, instances),
+        claims=reader.read("persistentvolumeclaims", lambda item: None),
+        quotas=reader.read("resourcequotas", _quota),
+        limits=reader.read("limitranges", _limits),
+        unread=tuple(reader.unread),
+    )
+
+
+def _either(reader: _Reader, suffix: str) -> Listing[None]:
+    """Instancetypes or preferences, those of namespaces and those of the cluster, with their kind in their names."""
+    found = {
+        kind: reader.read(f"{kind.lower()}s", lambda item: None)
+        for kind in (PER_NAMESPACE + suffix, CLUSTER_WIDE + suffix)
+    }
+    items = {(inside, f"{kind}/{name}"): None for kind, listing in found.items() for inside, name in listing.items}
+    scopes = [listing.scope for listing in found.values()]
+    return Listing(items, None if None in scopes else scopes[0])
+
+
+def _labels(item: Object) -> dict[str, str]:
+    return item["metadata"].get("labels") or {}
+
+
+def _annotations(item: Object) -> dict[str, str]:
+    return item["metadata"].get("annotations") or {}
+
+
+def _amounts(quantities: Object | None) -> dict[str, Fraction]:
+    found = {name: amount(quantity) for name, quantity in (quantities or {}).items()}
+    return {name: number for name, number in found.items() if number is not None}
+
+
+def _node(item: Object) -> Node:
+    taints = (item.get("spec") or {}).get("taints") or []
+    lasting = tuple(
+        taint["key"]
+        for taint in taints
+        if taint.get("effect") in ("NoSchedule", "NoExecute") and not taint["key"].startswith(TEMPORARY_TAINTS)
+    )
+    return Node(_labels(item), lasting, _amounts((item.get("status") or {}).get("allocatable")))
+
+
+def _profile(item: Object) -> tuple[Modes, ...]:
+    sets = (item.get("status") or {}).get("claimPropertySets") or []
+    return tuple(Modes(tuple(each.get("accessModes") or []), each.get("volumeMode", "Filesystem")) for each in sets)
+
+
+def _machine(item: Object) -> tuple[Origin, dict[str, str]]:
+    """Origin and the network of each MAC of a VM or an instance of one, which has addresses in its status too."""
+    notes, spec = _annotations(item), item.get("spec") or {}
+    spec = (spec.get("template") or {}).get("spec") or spec
+    inside = item["metadata"]["namespace"]
+    networks = {network.get("name"): network_of(network, inside) for network in spec.get("networks") or []}
+    nics = ((spec.get("domain") or {}).get("devices") or {}).get("interfaces") or []
+    pairs = [(nic.get("macAddress"), nic.get("name")) for nic in nics]
+    pairs += [(nic.get("mac"), nic.get("name")) for nic in (item.get("status") or {}).get("interfaces") or []]
+    macs = {mac.lower(): networks.get(name, "") for mac, name in pairs if mac}
+    return Origin(notes.get("kubevirt-migrate/source", ""), notes.get("kubevirt-migrate/uuid", "")), macs
+
+
+def _addresses(*listings: Listing[tuple[Origin, dict[str, str]]]) -> dict[str, tuple[Address, ...]]:
+    """Who has each MAC; an instance has those of its VM, and counts once."""
+    found: dict[str, dict[Address, None]] = {}
+    for listing in listings:
+        for (inside, name), (_, macs) in listing.items.items():
+            for mac, network in macs.items():
+                found.setdefault(mac, {})[Address(f"{inside}/{name}", network)] = None
+    return {mac: tuple(owners) for mac, owners in found.items()}
+
+
+def network_of(network: Object, namespace: str) -> str:
+    """`NAMESPACE/NAME` of the NetworkAttachmentDefinition of a VM's network, empty for the pod network."""
+    name = (network.get("multus") or {}).get("networkName", "")
+    return name if not name or "/" in name else f"{namespace}/{name}"
+
+
+def _quota(item: Object) -> Quota:
+    """A quota; one with scopes is for other pods than those of VMs."""
+    spec, status = item.get("spec") or {}, item.get("status") or {}
+    scoped = spec.get("scopes") or spec.get("scopeSelector")
+    return Quota({} if scoped else _amounts(spec.get("hard")), _amounts(status.get("used")))
+
+
+def _limits(item: Object) -> tuple[Limit, ...]:
+    rows = (item.get("spec") or {}).get("limits") or []
+    return tuple(Limit(row["type"], _amounts(row.get("min")), _amounts(row.get("max"))) for row in rows)

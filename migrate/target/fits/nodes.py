@@ -1,0 +1,205 @@
+"""Whether some node can run a VM: the labels, CPUs, memory and devices that its pod asks for.
+
+The labels are those of pkg/virt-controller/services/nodeselectorrenderer.go, the resources those of renderresources.go
+beside it, the memory beside the guest's that of pkg/hypervisor/kvm/hypervisorbackend.go.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+from migrate.target.admission.spec import GIB, MIB, is_on
+from migrate.target.cluster import Node
+from migrate.target.fits.wanted import Misfit, Object, Wanted
+from migrate.target.quantity import human, to_bytes
+
+SCHEDULABLE = "kubevirt.io/schedulable"
+ARCH = "kubernetes.io/arch"
+MODEL, FEATURE = "cpu-model.node.kubevirt.io/", "cpu-feature.node.kubevirt.io/"
+MACHINE, HYPERV = "machine-type.node.kubevirt.io/", "hyperv.node.kubevirt.io/"
+# The first is the name of older versions.
+CPU_MANAGER = ("cpumanager", "kubevirt.io/cpumanager")
+VSOCK = "devices.kubevirt.io/vhost-vsock"
+ANY_MODEL = ("", "host-model", "host-passthrough")
+HYPERV_OF_HOST = (
+    "vpindex",
+    "runtime",
+    "reset",
+    "synic",
+    "synictimer",
+    "frequencies",
+    "reenlightenment",
+    "tlbflush",
+    "ipi",
+)
+SECRET_GUESTS = {"sev": "kubevirt.io/sev", "snp": "kubevirt.io/sev-snp", "tdx": "kubevirt.io/tdx"}
+# What a VM's pod takes beside the guest's memory, in MiB.
+OF_POD, OF_VCPU, OF_SCREEN, OF_ARM, OF_TPM, OF_DEDICATED, OF_SECRET = 248, 8, 32, 128, 53, 100, 256
+
+
+class Need(NamedTuple):
+    """What a VM asks of a node: the reason's name, the path it stands at, the thing, the test of a node, what to do."""
+
+    id: str
+    target: str
+    what: str
+    met: Callable[[Node], bool]
+    remedy: str
+
+
+def room(wanted: Wanted) -> Iterator[Misfit]:
+    """Needs that no node meets; where each is met somewhere, that no node meets them together."""
+    if not wanted.cluster.nodes.knows():
+        return
+    every = wanted.cluster.nodes.within().values()
+    nodes = [node for node in every if node.labels.get(SCHEDULABLE) == "true" and _tolerates(wanted.spec, node)]
+    if not nodes:
+        because = f"None of the cluster's {len(every)} nodes runs VMs: {SCHEDULABLE}=true on none without taints."
+        yield Misfit("no-nodes", "blocker", None, because, "See that virt-handler runs on the nodes meant for VMs.")
+        return
+    needs = list(_needs(wanted, nodes))
+    alone = [need for need in needs if not any(need.met(node) for node in nodes)]
+    for need in alone:
+        because = f"No node of the cluster has {need.what}, so the VM never starts."
+        yield Misfit(need.id, "blocker", need.target, because, need.remedy)
+    if not alone and not any(all(need.met(node) for need in needs) for node in nodes):
+        nearest = min(([need for need in needs if not need.met(node)] for node in nodes), key=len)
+        lacks = " and ".join(need.what for need in nearest)
+        because = (
+            f"No one node of the cluster has all that the VM asks for, so it never starts; the nearest lacks {lacks}."
+        )
+        yield Misfit("no-node", "blocker", nearest[0].target, because, nearest[0].remedy)
+
+
+def _tolerates(spec: Object, node: Node) -> bool:
+    keys = {toleration.get("key") for toleration in spec.get("tolerations", [])}
+    return None in keys or all(taint in keys for taint in node.taints)
+
+
+def _needs(wanted: Wanted, nodes: list[Node]) -> Iterator[Need]:
+    defaults = wanted.cluster.configuration.get("architectureConfiguration") or {}
+    arch = wanted.spec.get("architecture") or defaults.get("defaultArchitecture")
+    if arch:
+        remedy = "Leave this VM on a host of its architecture, or add such a node."
+        yield _label("architecture", "architecture", f"the architecture {arch}", ARCH, remedy, arch)
+    for key, value in wanted.spec.get("nodeSelector", {}).items():
+        yield _label("node-selector", f"nodeSelector[{key}]", f"the label {key}={value}", key, "Label a node.", value)
+    yield from _of_cpu(wanted, nodes)
+    yield from _of_features(wanted)
+    kind = wanted.domain.get("machine", {}).get("type")
+    # Older versions label no machine types.
+    if kind and any(label.startswith(MACHINE) for node in nodes for label in node.labels):
+        remedy = "Use a machine type that the nodes have, such as q35."
+        yield _label("machine-type", "domain.machine.type", f"the machine type {kind}", MACHINE + kind, remedy)
+    for resource, number in requests(wanted).items():
+        yield _amount(resource, number)
+
+
+def _label(id: str, path: str, what: str, label: str, remedy: str, value: str = "true") -> Need:
+    return Need(id, path, what, lambda node: node.labels.get(label) == value, remedy)
+
+
+def _of_cpu(wanted: Wanted, nodes: list[Node]) -> Iterator[Need]:
+    cpu, configuration = wanted.domain.get("cpu", {}), wanted.cluster.configuration
+    model = cpu.get("model") or configuration.get("cpuModel") or ""
+    if model not in ANY_MODEL:
+        obsolete = (configuration.get("obsoleteCPUModels") or {}).get(model)
+        what = f"the CPU model {model}" + (" (the KubeVirt object has it in obsoleteCPUModels)" if obsolete else "")
+        there = {label.removeprefix(MODEL) for node in nodes for label in node.labels if label.startswith(MODEL)}
+        near = difflib.get_close_matches(model, sorted(there), n=3, cutoff=0.3)
+        remedy = f"Choose a CPU model that the nodes have{': ' + ', '.join(near) if near else ''}, or host-model."
+        yield _label("cpu-model", "domain.cpu.model", what, MODEL + model, remedy)
+    for feature in cpu.get("features", []) if model else []:
+        name, path = feature["name"], f"domain.cpu.features[{feature['name']}].policy"
+        if feature.get("policy") in (None, "", "require"):
+            remedy = "Make the feature optional, or add a node that has it."
+            yield _label("cpu-feature", path, f"the CPU feature {name}", FEATURE + name, remedy)
+    if cpu.get("dedicatedCpuPlacement"):
+        path, remedy = "domain.cpu.dedicatedCpuPlacement", "Give a node the static CPU manager policy, or share CPUs."
+        yield Need("cpu-manager", path, "the static CPU manager policy", _manages_cpus, remedy)
+    if "realtime" in cpu:
+        what, label = "a realtime kernel", "kubevirt.io/realtime"
+        yield _label("realtime", "domain.cpu.realtime", what, label, "Leave realtime out.")
+
+
+def _manages_cpus(node: Node) -> bool:
+    return any(node.labels.get(name) == "true" for name in CPU_MANAGER)
+
+
+def _of_features(wanted: Wanted) -> Iterator[Need]:
+    hyperv = wanted.domain.get("features", {}).get("hyperv", {})
+    for name in HYPERV_OF_HOST if wanted.target.enabled("HypervStrictCheck") else ():
+        if is_on(hyperv.get(name)):
+            path, what = f"domain.features.hyperv.{name}", f"the Hyper-V feature {name}"
+            yield _label("hyperv", path, what, HYPERV + name, "Leave the feature out, or add a node that has it.")
+    for kind in wanted.domain.get("launchSecurity", {}):
+        if kind in SECRET_GUESTS:
+            path, what = f"domain.launchSecurity.{kind}", f"the memory encryption {kind}"
+            remedy = "Add a node whose CPU and firmware have it switched on."
+            yield _label("launch-security", path, what, SECRET_GUESTS[kind], remedy)
+
+
+def _amount(name: str, number: Fraction) -> Need:
+    if name == "memory":
+        id, path, what = "memory", "domain.memory.guest", f"{human(int(number))} of memory for the VM and its pod"
+    elif name == "cpu":
+        id, path, what = "cpu", "domain.cpu.sockets", f"{float(number):g} CPUs"
+    elif name.startswith("hugepages-"):
+        id, path, what = "huge-pages", "domain.memory.hugepages.pageSize", f"{human(int(number))} of {name}"
+    else:
+        id, path, what = "device", "domain.devices.hostDevices", f"{number} of {name}"
+    enough: Callable[[Node], bool] = lambda node: node.allocatable.get(name, Fraction(0)) >= number  # noqa: E731
+    return Need(id, path, what, enough, "Add a node that has it, or give the VM less.")
+
+
+def requests(wanted: Wanted) -> dict[str, Fraction]:
+    """What the VM's pod asks of a node, by resource; CPU and memory are left out where an instance type gives them."""
+    asked: Counter[str] = Counter()
+    for kind in ("hostDevices", "gpus"):
+        asked.update(device["deviceName"] for device in wanted.devices.get(kind, []) if device.get("deviceName"))
+    for network in filter(None, wanted.networks.values()):
+        inside, _, name = network.partition("/")
+        resource = wanted.cluster.networks.within(inside).get(name)
+        asked.update([resource] if resource else [])
+    if wanted.devices.get("autoattachVSOCK"):
+        asked[VSOCK] += 1
+    found = {name: Fraction(count) for name, count in asked.items()}
+    return found if "instancetype" in wanted.vm.get("spec", {}) else found | _compute(wanted)
+
+
+def _compute(wanted: Wanted) -> dict[str, Fraction]:
+    """CPUs, and bytes of memory and huge pages."""
+    memory, cpu = wanted.domain.get("memory", {}), wanted.domain.get("cpu", {})
+    own = wanted.domain.get("resources", {}).get("requests", {})
+    guest = to_bytes(memory.get("guest", own.get("memory", 0)))
+    asked = to_bytes(own.get("memory", guest * 100 // (wanted.developer.get("memoryOvercommit") or 100)))
+    beside = Fraction(_overhead(wanted, asked))
+    page = memory.get("hugepages", {}).get("pageSize")
+    found = {f"hugepages-{page}": Fraction(guest), "memory": beside} if page else {"memory": asked + beside}
+    # Unless they are dedicated, a CPU of a node is shared by ten of guests.
+    share = 1 if cpu.get("dedicatedCpuPlacement") else wanted.developer.get("cpuAllocationRatio") or 10
+    return found | {"cpu": Fraction(_vcpus(cpu), share) + bool(cpu.get("isolateEmulatorThread"))}
+
+
+def _vcpus(cpu: Object) -> int:
+    sockets, cores, threads = (cpu.get(name) or 1 for name in ("sockets", "cores", "threads"))
+    return sockets * cores * threads
+
+
+def _overhead(wanted: Wanted, asked: int) -> int:
+    """Bytes of memory beside the guest's, as the newest version counts them."""
+    devices, cpu = wanted.devices, wanted.domain.get("cpu", {})
+    mebibytes = OF_POD + OF_VCPU * _vcpus(cpu)
+    mebibytes += OF_SCREEN if devices.get("autoattachGraphicsDevice", True) else 0
+    mebibytes += OF_ARM if wanted.spec.get("architecture") == "arm64" else 0
+    mebibytes += OF_TPM if "tpm" in devices else 0
+    mebibytes += OF_DEDICATED if cpu.get("dedicatedCpuPlacement") else 0
+    mebibytes += OF_SECRET if {"sev", "snp"} & set(wanted.domain.get("launchSecurity", {})) else 0
+    passed_on = [*devices.get("hostDevices", []), *devices.get("gpus", [])]
+    passed_on += [nic for nic in devices.get("interfaces", []) if "sriov" in nic]
+    ratio = Fraction(wanted.cluster.configuration.get("additionalGuestMemoryOverheadRatio") or 1)
+    return int((mebibytes * MIB + asked // 512 + (GIB if passed_on else 0)) * ratio)

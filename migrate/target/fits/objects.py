@@ -1,0 +1,127 @@
+"""What a VM names or takes: its namespace, names, networks, addresses, machine type, host devices, instance type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+from migrate.target.fits.wanted import Misfit, Wanted, instead
+
+
+def unread(wanted: Wanted) -> Iterator[Misfit]:
+    """What was not compared."""
+    if wanted.cluster.unread:
+        names = ", ".join(wanted.cluster.unread)
+        because = f"Not compared with the cluster, whose access rules forbid to list them: {names}."
+        yield Misfit("unread", "note", None, because, "Plan as a user who may list them to be sure.")
+
+
+def namespace(wanted: Wanted) -> Iterator[Misfit]:
+    """The namespace, and whether its pod security lets the pods of VMs run."""
+    name, path, cluster = wanted.namespace, "VirtualMachine.metadata.namespace", wanted.cluster
+    if not cluster.namespaces.knows():
+        return
+    level = cluster.namespaces.within().get(name)
+    if level is None:
+        because = f"The cluster has no namespace {name}, so it refuses the VM and its claims."
+        yield Misfit("namespace", "blocker", path, because, f"kubectl create namespace {name}")
+    # pkg/virt-controller/services/template.go: without this the pod has no seccomp profile.
+    elif level == "restricted" and not (cluster.configuration.get("seccompConfiguration") or {}):
+        because = f"Namespace {name} enforces pod security `restricted`, which refuses pods without a seccomp profile."
+        remedy = "Set seccompConfiguration in the KubeVirt object, or let the namespace enforce `baseline`."
+        yield Misfit("pod-security", "blocker", path, because, remedy)
+
+
+def names(wanted: Wanted) -> Iterator[Misfit]:
+    """Names of the VM and its claims that stand for something else already."""
+    inside, name, source = wanted.namespace, wanted.name, wanted.translation.vm
+    there = wanted.cluster.machines.within(inside).get(name)
+    if there and there == (source.source, source.uuid):
+        because = f"This VM is in the cluster already, as {inside}/{name}."
+        yield Misfit(
+            "there-already", "blocker", "VirtualMachine.metadata.name", because, "Leave it out with --exclude."
+        )
+    elif there:
+        because = f"Namespace {inside} has another VM named {name}."
+        remedy = "Plan into another namespace, or rename or delete that VM."
+        yield Misfit("name-taken", "blocker", "VirtualMachine.metadata.name", because, remedy)
+    claims = wanted.cluster.claims.within(inside)
+    for volume, claim in wanted.claims:
+        name = claim["metadata"]["name"]
+        if name in claims:
+            path = f"PersistentVolumeClaim[{volume}].metadata.name"
+            because = f"Namespace {inside} has a claim named {name}, which the copy would overwrite."
+            remedy = "Delete that claim if nothing needs it, or plan into another namespace."
+            yield Misfit("claim-taken", "blocker", path, because, remedy)
+
+
+def networks(wanted: Wanted) -> Iterator[Misfit]:
+    """NetworkAttachmentDefinitions that are not there."""
+    there = wanted.cluster.networks
+    for label, network in wanted.networks.items():
+        inside, _, name = network.partition("/")
+        if network and there.knows(inside) and name not in there.within(inside):
+            because = f"The cluster has no NetworkAttachmentDefinition {network}, so the VM never starts"
+            because += instead(("/".join(key) for key in there.items), network)
+            remedy = "Create it, or name another one in the site file."
+            yield Misfit("network", "blocker", f"networks[{label}].multus.networkName", f"{because}.", remedy)
+
+
+def addresses(wanted: Wanted) -> Iterator[Misfit]:
+    """MACs that another VM has."""
+    own = f"{wanted.namespace}/{wanted.name}"
+    for nic in wanted.devices.get("interfaces", []):
+        mac, network = nic.get("macAddress", "").lower(), wanted.networks.get(nic["name"], "")
+        others = [owner for owner in wanted.cluster.addresses.get(mac, ()) if owner.vm != own]
+        beside = [owner for owner in others if network and owner.network == network]
+        path = f"domain.devices.interfaces[{nic['name']}].macAddress"
+        remedy = "Delete that VM if it is this one, or give one of them another address."
+        if beside:
+            because = f"VM {beside[0].vm} has the address {mac} on the same network {network}: neither can be reached."
+            yield Misfit("mac-taken", "blocker", path, because, remedy)
+        elif others:
+            because = f"VM {others[0].vm} has the address {mac} on another network, which kubemacpool refuses."
+            yield Misfit("mac-elsewhere", "warning", path, because, remedy)
+
+
+def machine_type(wanted: Wanted) -> Iterator[Misfit]:
+    """A machine type that the administrator does not allow."""
+    kind, arch = wanted.domain.get("machine", {}).get("type"), wanted.spec.get("architecture") or "amd64"
+    configuration = wanted.cluster.configuration
+    own = (configuration.get("architectureConfiguration") or {}).get(arch) or {}
+    allowed = configuration.get("emulatedMachines") or own.get("emulatedMachines")
+    if kind and allowed and not any(fnmatchcase(kind, pattern) for pattern in allowed):
+        because = f"The cluster refuses machine type {kind}; it allows {', '.join(allowed)}."
+        remedy = f"Add it to architectureConfiguration.{arch}.emulatedMachines of the KubeVirt object."
+        yield Misfit("machine-type", "blocker", "domain.machine.type", because, remedy)
+
+
+def host_devices(wanted: Wanted) -> Iterator[Misfit]:
+    """Host devices and GPUs that the administrator does not permit."""
+    lists = (wanted.cluster.configuration.get("permittedHostDevices") or {}).values()
+    permitted = {device["resourceName"] for devices in lists for device in devices or []}
+    for kind in ("hostDevices", "gpus"):
+        for device in wanted.devices.get(kind, []):
+            name = device.get("deviceName")
+            if wanted.cluster.kubevirt and name and name not in permitted:
+                because = f"The cluster does not permit the host device {name}, so the VM never starts"
+                because += instead(permitted, name)
+                remedy = "Add it to permittedHostDevices of the KubeVirt object, or name another one in the site file."
+                path = f"domain.devices.{kind}[{device['name']}].deviceName"
+                yield Misfit("host-device", "blocker", path, f"{because}.", remedy)
+
+
+def types(wanted: Wanted) -> Iterator[Misfit]:
+    """Instance types and preferences that are not there; those without a kind are the cluster's."""
+    for field, usual, there in (
+        ("instancetype", "VirtualMachineClusterInstancetype", wanted.cluster.instancetypes),
+        ("preference", "VirtualMachineClusterPreference", wanted.cluster.preferences),
+    ):
+        named = wanted.vm.get("spec", {}).get(field) or {}
+        kind, name = named.get("kind") or usual, named.get("name")
+        inside = "" if "Cluster" in kind else wanted.namespace
+        if name and there.knows(inside) and f"{kind}/{name}" not in there.within(inside):
+            because = f"The cluster has no {kind} {name}, so it refuses the VM"
+            because += instead((each.partition("/")[2] for each in there.within(inside)), name)
+            remedy = "Create it, or name another one in the site file."
+            yield Misfit(field, "blocker", f"VirtualMachine.spec.{field}.name", f"{because}.", remedy)

@@ -1,0 +1,39 @@
+"""Whether the cluster's storage serves the claims."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from migrate.target.fits.wanted import Misfit, Object, Wanted, instead
+
+
+def classes(wanted: Wanted) -> Iterator[Misfit]:
+    """Storage classes that are not there, and modes that they are not known to serve."""
+    if not wanted.cluster.storage_classes.knows():
+        return
+    there = wanted.cluster.storage_classes.within()
+    default = next((name for name, is_default in there.items() if is_default), None)
+    for volume, claim in wanted.claims:
+        path = f"PersistentVolumeClaim[{volume}].spec.storageClassName"
+        name = claim["spec"].get("storageClassName") or default
+        if name is None:
+            because = "The cluster has no default storage class, so nothing ever provides the claim"
+            because += instead(there, "")
+            yield Misfit("default-class", "blocker", path, f"{because}.", "Name a storage class in the site file.")
+        elif name not in there:
+            because = (
+                f"The cluster has no storage class {name}, so nothing ever provides the claim{instead(there, name)}."
+            )
+            yield Misfit("storage-class", "blocker", path, because, "Create it, or name another one in the site file.")
+        else:
+            yield from _modes(volume, claim["spec"], name, wanted)
+
+
+def _modes(volume: str, spec: Object, name: str, wanted: Wanted) -> Iterator[Misfit]:
+    known = wanted.cluster.storage_profiles.within().get(name, ())
+    mode, access = spec.get("volumeMode", "Filesystem"), set(spec.get("accessModes", []))
+    if known and not any(mode == of and access <= set(can) for can, of in known):
+        offers = "; ".join(f"{of} with {', '.join(can)}" for can, of in known)
+        because = f"Storage class {name} is known to serve {offers}, but not {mode} with {', '.join(sorted(access))}."
+        remedy = "Name modes in the site file that the storage serves, or mend its StorageProfile."
+        yield Misfit("storage-modes", "warning", f"PersistentVolumeClaim[{volume}].spec.accessModes", because, remedy)
