@@ -444,8 +444,9 @@ def _values(node: Node, entries: list[Entry]) -> str:
 
 
 def _because(row: Row, detail: str | None) -> str:
-    text = row.because or ""
-    return f"{text.rstrip('.')} ({printable(detail, 500)})." if detail else text
+    """The row's sentence, with the detail of this case in brackets."""
+    sentence = (row.because or "").rstrip(".")
+    return f"{sentence} ({printable(detail, 500)})." if detail else f"{sentence}."
 
 
 def _only(rule: Rule) -> Row:
