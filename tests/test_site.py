@@ -1,0 +1,396 @@
+"""The site file: what each key decides, which key counts, what is refused, and what is waived."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from migrate import pipeline, reporting
+from migrate import site as sites
+from migrate.data import data_path
+from migrate.inventory import Inventory
+from migrate.mapping import rules as all_rules
+from migrate.model import VM, Disk, LeftOut, Refused, Skipped, Translation
+from migrate.site import KEYS, VM_KEYS, Network, Site
+from migrate.target.vocabulary import strict, target
+
+UUID = "6bb2d3d6-6f2a-4b1c-9d6e-3f9a0a4f7c11"
+EXAMPLE = data_path("examples", "site.yaml")
+SCHEMA = json.loads(data_path("reports", "site.schema.json").read_text())
+DAY = date(2027, 1, 1)
+DOMAIN = """
+<domain type='kvm'><name>{name}</name><uuid>{uuid}</uuid><memory unit='GiB'>2</memory><vcpu>2</vcpu>
+<os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os><cpu mode='custom'><model>Opteron_G5</model></cpu>
+<devices>
+  <disk type='file'><source file='/srv/a.img'/><target dev='vda' bus='{bus}'/></disk>
+  <interface type='bridge'><source bridge='br0'/><vlan><tag id='42'/></vlan><model type='virtio'/></interface>
+</devices></domain>
+"""
+
+
+def read(text: str) -> Site:
+    """The site of a YAML text, which the JSON Schema takes too."""
+    jsonschema.validate(_dates_as_text(yaml.safe_load(text)), SCHEMA)
+    return sites._site(sites.parse(text, "site.yaml"), "site.yaml")
+
+
+def vm(name: str = "web-1", **facts: Any) -> VM:
+    return VM(name, UUID, "libvirt", "qemu://kvm-1/system", "qemu:///system", "kvm-1", "web-1", "shut off", **facts)
+
+
+def translated(text: str = "", today: date = DAY, bus: str = "virtio", **facts: Any) -> Translation:
+    disks = facts.pop("disks", [Disk("vda", path="/srv/a.img", format="raw", capacity=2**30)])
+    found = vm(disks=disks, **facts)
+    found.xml = DOMAIN.format(name=found.name, uuid=UUID, bus=bus).encode()
+    networks = "" if "networks" in text else "\nnetworks: {default: {multus: net}}\n"
+    result = pipeline.translate(found, all_rules.load(), target("1.9"), read(text + networks), today)
+    assert not result.internal
+    for manifest in (result.manifest, *result.claims):
+        assert not strict(manifest, target("1.9"))
+    return result
+
+
+def ids(translation: Translation) -> set[str]:
+    return {finding.id for finding in translation.all_findings()}
+
+
+def test_the_example_is_valid_and_has_every_key() -> None:
+    text = EXAMPLE.read_text()
+    data = _dates_as_text(yaml.safe_load(text))
+    assert set(data) == set(KEYS)
+    jsonschema.validate(data, SCHEMA)
+    site = sites.load(EXAMPLE)
+    assert site.text == text
+    assert site.of(vm()).namespace == "shop"
+    assert site.of(vm("db-9")).wave == 2
+
+
+def test_the_schema_has_the_keys_that_the_reader_has() -> None:
+    assert set(SCHEMA["properties"]) == set(KEYS)
+    assert set(SCHEMA["$defs"]["vm"]["properties"]) == {*VM_KEYS, "skip", "wave"}
+    waiver = SCHEMA["$defs"]["waiver"]["properties"]
+    assert set(waiver) == set(sites.WAIVER_KEYS)
+    assert SCHEMA["$defs"]["runStrategy"]["enum"][:-1] == list(sites.RUN_STRATEGIES)
+
+
+@pytest.mark.parametrize("text", ["", "networks:", "storage: {}\nvms: {}\nwaivers: []"])
+def test_a_file_that_decides_nothing_is_no_site(text: str) -> None:
+    found = read(text).of(vm())
+    assert (found.namespace, found.storage_of(Disk("vda")), found.run_strategy) == (
+        "default",
+        sites.Storage(),
+        "Halted",
+    )
+    assert found.network("bridge", "br0") is None
+
+
+NAMESPACES = """
+namespace: rest
+namespaces: {"host:kvm-*": byhost, "host:kvm-1": thishost, "project:fin*": money, "tag:shop": shop, "vm:db-*": db}
+"""
+
+
+@pytest.mark.parametrize(
+    ("facts", "namespace"),
+    [
+        ({"name": "db-1", "tags": ["shop"], "project": "finance"}, "db"),
+        ({"tags": ["a", "shop"], "project": "finance"}, "shop"),
+        ({"project": "finance"}, "money"),
+        ({}, "thishost"),
+    ],
+)
+def test_the_nearest_owner_has_the_namespace(facts: dict[str, Any], namespace: str) -> None:
+    assert read(NAMESPACES).of(vm(**facts)).namespace == namespace
+
+
+def test_the_namespace_is_that_of_the_vm_and_of_its_claims_and_of_the_plan() -> None:
+    found = translated('namespaces: {"host:kvm-1": apps}')
+    objects = [found.manifest, *found.claims]
+    assert [each["metadata"]["namespace"] for each in objects] == ["apps", "apps"]
+    assert found.disks[0].namespace == "apps"
+
+
+def test_a_vm_that_no_namespace_is_for_is_blocked_unless_one_is_given_for_the_rest() -> None:
+    assert "site/no-namespace" in ids(translated('namespaces: {"host:other": apps}'))
+    assert translated('namespaces: {"host:other": apps}').verdict == "blocked"
+    assert "site/no-namespace" not in ids(translated('namespace: vms\nnamespaces: {"host:other": apps}'))
+    assert "site/no-namespace" not in ids(translated('namespaces: {"host:o": a}\nvms: {web-1: {namespace: b}}'))
+
+
+STORAGE = """
+storage:
+  default: {storageClass: slow, accessModes: [ReadWriteMany]}
+  "pool:ssd*": {storageClass: fast}
+  "pool:ssd-db": {storageClass: faster, volumeMode: Block}
+  "path:/srv/fast": {storageClass: srv}
+  "path:/srv/*/db*": {storageClass: db}
+vms: {own-*: {storage: {default: {storageClass: own}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("disk", "expected"),
+    [
+        ({}, "slow"),
+        ({"pool": "ssd1"}, "fast"),
+        ({"pool": "ssd-db"}, "faster"),
+        ({"path": "/srv/fast/x/y.img"}, "srv"),
+        ({"path": "/srv/fast"}, "srv"),
+        ({"path": "/srv/faster/y.img"}, "slow"),
+        ({"path": "/srv/other/db-1"}, "db"),
+    ],
+)
+def test_storage_goes_by_pool_and_path(disk: dict[str, str], expected: str) -> None:
+    found = read(STORAGE).of(vm()).storage_of(Disk("vda", **disk))
+    assert found
+    assert (found.storage_class, found.access_modes) == (expected, ("ReadWriteMany",))
+    assert found.volume_mode == ("Block" if expected == "faster" else "Filesystem")
+
+
+def test_what_a_vm_has_of_its_own_counts_before_what_is_more_exact_for_all() -> None:
+    found = read(STORAGE).of(vm("own-1")).storage_of(Disk("vda", pool="ssd-db"))
+    assert found and (found.storage_class, found.access_modes) == ("own", ("ReadWriteMany",))
+
+
+def test_a_disk_that_no_storage_is_for_blocks_its_vm() -> None:
+    found = translated('storage: {"pool:ssd": {storageClass: fast}}')
+    assert "site/no-storage" in ids(found) and found.verdict == "blocked"
+    assert "site/no-storage" not in ids(translated('storage: {"path:/srv": {storageClass: fast}}'))
+
+
+NETWORKS = """
+networks:
+  default: {multus: n/default}
+  bridge: {multus: n/bridges}
+  "bridge:br*": {multus: n/br}
+  "bridge:br0": {multus: n/br0}
+  "bridge:br*/vlan:42": {multus: n/vlan42}
+  "bridge:br0/vlan:10,20": {multus: n/trunk}
+  "network:ovs": {multus: n/ovs}
+  "network:ovs/portgroup:db": {multus: n/db}
+  "network/vlan:7": {multus: n/seven}
+  user: {pod: masquerade}
+  "hostdev:0000:06:10.*": {multus: n/vf, binding: sriov}
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        (("bridge", "virbr0"), "bridges"),
+        (("bridge", "br1"), "br"),
+        (("bridge", "br0"), "br0"),
+        (("bridge", "br0", "", "42"), "vlan42"),
+        (("bridge", "br0", "", "10,20"), "trunk"),
+        (("bridge", "br0", "", "10"), "br0"),
+        (("network", "ovs"), "ovs"),
+        (("network", "ovs", "web"), "ovs"),
+        (("network", "ovs", "db"), "db"),
+        (("network", "other", "", "7"), "seven"),
+        (("hostdev", "0000:06:10.3"), "vf"),
+        (("direct", "eth0"), "default"),
+    ],
+)
+def test_networks_go_by_kind_name_port_group_and_vlan(source: tuple[str, ...], name: str) -> None:
+    found = read(NETWORKS).network(*source)
+    assert found and found.multus == f"n/{name}"
+    assert read(NETWORKS).network("user", "") == Network("masquerade")
+
+
+def test_the_vlan_of_an_interface_is_seen() -> None:
+    found = translated("networks: {default: {multus: net}, 'bridge:br0/vlan:42': {multus: net/42}}")
+    spec = found.manifest["spec"]["template"]["spec"]
+    assert spec["networks"][0]["multus"]["networkName"] == "net/42"
+
+
+def test_a_bracketed_character_stands_for_itself() -> None:
+    site = read('networks: {"bridge:br[*]": {multus: star}, "bridge:br*": {multus: any}}')
+    assert site.network("bridge", "br*") == Network("bridge", "star")
+    assert site.network("bridge", "br1") == Network("bridge", "any")
+
+
+def test_host_devices_and_cpu_models_take_globs() -> None:
+    site = read("hostDevices: {'pci:0000:06:*': a.b/c, 'usb:1234:beef': a.b/d}\ncpuModels: {'Opteron_*': EPYC}")
+    assert site.host_device("pci", "0000:06:12.5") == "a.b/c"
+    assert site.host_device("usb", "", "1234:beef") == "a.b/d"
+    assert site.cpu_model("Opteron_G3") == "EPYC"
+    assert site.cpu_model("Haswell") is None
+
+
+def test_a_cpu_model_is_replaced_and_said() -> None:
+    found = translated("cpuModels: {Opteron_G5: host-model}")
+    assert found.manifest["spec"]["template"]["spec"]["domain"]["cpu"]["model"] == "host-model"
+    assert "cpu-model/decided" in ids(found)
+    assert "cpu-model/decided" not in ids(translated("cpuModels: {Opteron_G5: Opteron_G5}"))
+
+
+def test_run_strategy_labels_and_annotations_are_written_and_are_gains() -> None:
+    found = translated(
+        "runStrategy: Always\nlabels: {a/b: c}\nvms: {web-*: {labels: {d: ''}, annotations: {e: 'f g'}}}"
+    )
+    assert found.manifest["spec"]["runStrategy"] == "Always"
+    assert {"a/b": "c", "d": ""}.items() <= found.manifest["metadata"]["labels"].items()
+    assert found.manifest["spec"]["template"]["metadata"]["labels"] == {"a/b": "c", "d": ""}
+    assert found.manifest["metadata"]["annotations"]["e"] == "f g"
+    assert {"VirtualMachine.metadata.labels[a/b]", "VirtualMachine.metadata.annotations[e]"} <= {
+        gain.path for gain in found.gains
+    }
+
+
+UNSIZED = [Disk("vda", path="/srv/a.img", format="raw", problem="not there")]
+
+
+def test_a_given_size_makes_the_claim_of_a_disk_of_unknown_size() -> None:
+    without = translated(disks=UNSIZED)
+    assert not without.claims and without.disks[0].unfit
+    for text in ("sizes: {'web-*/vda': 3Gi}", f"sizes: {{{UUID}/v*: 3221225472}}", "vms: {web-1: {sizes: {vda: 3Gi}}}"):
+        found = translated(text, disks=UNSIZED)
+        assert found.disks[0].bytes == 3 * 2**30
+        assert found.claims and not found.disks[0].unfit
+    assert not translated("sizes: {'db-*/vda': 3Gi}", disks=UNSIZED).claims
+    assert UNSIZED[0].capacity is None
+
+
+def test_a_size_that_the_source_knows_better_is_said() -> None:
+    found = translated("sizes: {web-1/vda: 3Gi}")
+    assert found.disks[0].bytes == 2**30
+    assert "site/size" in ids(found)
+    assert "site/size" not in ids(translated("sizes: {web-1/vda: 1Gi}"))
+
+
+def test_of_several_keys_for_a_vm_the_most_exact_counts_and_maps_are_merged() -> None:
+    site = read(
+        f"vms: {{{UUID}: {{namespace: one, labels: {{a: uuid}}}}, 'w*': {{namespace: two, wave: 3, labels: {{b: w}}}},"
+        " 'web-1': {namespace: three, labels: {a: name}}}"
+    )
+    found = site.of(vm())
+    assert (found.namespace, found.wave, found.labels) == ("one", 3, {"a": "uuid", "b": "w"})
+
+
+def test_a_vm_left_out_is_listed_with_the_reason_and_does_not_count(tmp_path: Path) -> None:
+    site = read("vms: {scratch: {skip: made anew}}")
+    items = list(pipeline.plan(Inventory([vm("scratch")]), all_rules.load(), target("1.9"), site, DAY))
+    assert [type(item) for item in items] == [LeftOut]
+    summary = reporting.write_plan(tmp_path / "plan", items, target("1.9"))
+    (row,) = json.loads((tmp_path / "plan/report.json").read_text())["skipped"]
+    assert row["leftOut"] and "made anew" in row["reason"]
+    assert not summary.reaches("note")
+    summary.add(Skipped("x", "y", "z"))
+    assert summary.reaches("blocker")
+
+
+WAIVED = "waivers: [{{finding: {finding}, vm: '{vm}', reason: checked, until: {until}}}]"
+
+
+def waivers(finding: str = "disk-bus/ide", vm: str = "*", until: str = "2027-01-01") -> str:
+    return WAIVED.format(finding=finding, vm=vm, until=until)
+
+
+@pytest.mark.parametrize(
+    ("waiver", "holds"),
+    [
+        ({}, True),
+        ({"finding": "disk-bus"}, True),
+        ({"finding": "'disk-*'"}, True),
+        ({"finding": "disk-bus/scsi"}, False),
+        ({"vm": "web-*"}, True),
+        ({"vm": UUID}, True),
+        ({"vm": "db-*"}, False),
+        ({"until": "2026-12-31"}, False),
+        ({"until": "'2027-01-02'"}, True),
+    ],
+)
+def test_a_waived_finding_stays_and_does_not_count(waiver: dict[str, str], holds: bool, tmp_path: Path) -> None:
+    found = translated(waivers(**waiver), bus="ide")
+    (finding,) = [item for item in found.all_findings() if item.id == "disk-bus/ide"]
+    assert bool(finding.waived) == holds
+    ended = waiver.get("until") == "2026-12-31"
+    assert bool(finding.ended) == ended
+    summary = reporting.write_plan(tmp_path / "plan", [found], target("1.9"), "namespace: x")
+    report = json.loads((tmp_path / "plan/report.json").read_text())
+    jsonschema.validate(report, json.loads(data_path("reports", "report.schema.json").read_text()))
+    (row,) = [item for item in report["vms"][0]["findings"] if item["id"] == "disk-bus/ide"]
+    assert ("waived" in row, "waiverEnded" in row) == (holds, ended)
+    assert bool(report["summary"]["waived"]) == holds
+    assert [item.reason for item in summary.ended.values()] == ["checked"] * ended
+
+
+def test_the_verdict_does_not_count_what_is_waived(tmp_path: Path) -> None:
+    blocked = 'storage: {"pool:ssd": {storageClass: fast}}\n'
+    assert translated(blocked).verdict == "blocked"
+    waived = translated(blocked + waivers("site/no-storage"))
+    assert waived.verdict != "blocked"
+    summary = reporting.write_plan(tmp_path / "plan", [waived], target("1.9"))
+    assert not summary.reaches("blocker")
+    assert "web-1/vm.yaml" in (tmp_path / "plan/kustomization.yaml").read_text()
+
+
+def test_without_a_day_every_waiver_has_ended() -> None:
+    found = translated(waivers(), date.max, "ide")
+    assert not any(finding.waived for finding in found.all_findings())
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("storge: {}", "did you mean storage?"),
+        ("namespaces: {'hots:a': b}", "hots:a"),
+        ("namespaces: {host: b}", "say which host"),
+        ("namespaces: {'host:a': B}", "no name that Kubernetes takes"),
+        ("storage: {'pool:': {}}", "say which pool"),
+        ("storage: {'path:srv': {}}", "absolute path"),
+        ("storage: {default: {class: a}}", "there is no key 'class'"),
+        ("storage: {default: {accessModes: [RWO]}}", "RWO"),
+        ("networks: {'bridge:br0/vlna:1': {multus: a}}", "did you mean vlan?"),
+        ("networks: {'bridge:br0/vlan': {multus: a}}", "/vlan:42"),
+        ("networks: {'bridge:br0/vlan:1/vlan:2': {multus: a}}", "twice"),
+        ("networks: {'default/vlan:1': {multus: a}}", "stands alone"),
+        ("networks: {'bridge:': {multus: a}}", "the name is empty"),
+        ("networks: {'brigde:br0': {multus: a}}", "brigde"),
+        ("hostDevices: {pci: a}", "say which pci"),
+        ("cpuModels: {a: 'b c'}", "CPU model"),
+        ("sizes: {vda: 1Gi}", "VM/DISK"),
+        ("sizes: {a/vda: big}", "no size"),
+        ("sizes: {a/vda: -1}", "no size"),
+        ("sizes: {a/vda: 0}", "no size"),
+        ("sizes: {a/vda: NaN}", "no size"),
+        ("sizes: {a/vda: 1e99}", "no size"),
+        ("runStrategy: Once", "Halted"),
+        ("labels: {a: 1}", "no value of a label"),
+        ("labels: {'a b': c}", "no key that Kubernetes takes"),
+        ("annotations: {kubevirt-migrate/name: c}", "kubevirt-migrate"),
+        ("annotations: {a: 1}", "quote it"),
+        ("vms: {a: {wave: x}}", "whole number"),
+        ("vms: {a: {wave: 0}}", "whole number"),
+        ("vms: {a: {skip: ''}}", "say why"),
+        ("vms: {a: {vms: {}}}", "there is no key 'vms'"),
+        ("vms: {a: {namspace: b}}", "did you mean namespace?"),
+        ("waivers: {}", "give a list"),
+        ("waivers: [{finding: a, reason: b}]", "no day"),
+        ("waivers: [{finding: a, reason: b, until: soon}]", "no day"),
+        ("waivers: [{finding: a, until: 2027-01-01}]", "say why"),
+        ("waivers: [{reason: a, until: 2027-01-01}]", "finding"),
+        ("waivers: [{finding: a, reason: b, untill: 2027-01-01}]", "did you mean until?"),
+        ("namespace: a\nnamespace: b", "twice"),
+        ("vms: {a: {wave: 1}, a: {wave: 2}}", "twice"),
+        ("- a", "pairs"),
+    ],
+)
+def test_what_is_wrong_is_refused_in_one_line(text: str, says: str) -> None:
+    with pytest.raises(Refused) as refusal:
+        sites._site(sites.parse(text, "site.yaml"), "site.yaml")
+    assert says in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    if says != "twice":
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(_dates_as_text(yaml.safe_load(text)), SCHEMA)
+
+
+def _dates_as_text(data: Any) -> Any:
+    return json.loads(json.dumps(data, default=str))
