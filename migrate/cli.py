@@ -6,9 +6,11 @@ Everything heavy is imported by the command that needs it, so that `--help` answ
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from migrate.reporting import Summary
     from migrate.selection import Selection
 
+NEWEST = "1.9"
 FINDINGS, REFUSED, UNFINISHED, MISMATCH, BUG, INTERRUPTED = 1, 2, 3, 4, 70, 130
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -42,7 +45,10 @@ rules_folder = click.option(
     "--rules", type=folder, multiple=True, metavar="DIR", help="A folder with further rule files."
 )
 kubevirt = click.option(
-    "--kubevirt", default="1.9", show_default=True, metavar="VERSION", help="The KubeVirt to plan for."
+    "--kubevirt",
+    metavar="VERSION",
+    show_default="the cluster's with its gates, else 1.9",
+    help="The KubeVirt to plan for.",
 )
 feature_gates = click.option("--feature-gates", default="", metavar="+A,-B", help="Feature gates switched on and off.")
 fail_on = click.option(
@@ -52,6 +58,26 @@ fail_on = click.option(
     show_default=True,
     help="Exit with 1 where a finding of this severity or above stands.",
 )
+
+
+def _namespace(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+    """The name as it is; a usage error for one that Kubernetes does not take, and that is thus safe in a path."""
+    if name is not None and not re.fullmatch("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name):
+        raise click.BadParameter(f"{name!r} is no name of a namespace: a-z, 0-9 and -, at most 63 characters")
+    return name
+
+
+def cluster(command: Command) -> Command:
+    """The options that name a cluster."""
+    for option in (
+        click.option(
+            "-n", "--namespace", metavar="NS", callback=_namespace, help="Instead of the site file's `namespace`."
+        ),
+        click.option("--kubeconfig", type=folder, metavar="FILE", help="Where contexts are. [default: $KUBECONFIG]"),
+        click.option("--context", metavar="NAME", help="The cluster that the VMs have to fit; it is only read."),
+    ):
+        command = option(command)
+    return command
 
 
 def selection(command: Command) -> Command:
@@ -127,6 +153,8 @@ def collect(source: str, urls: tuple[str, ...], dir_: Path, select: Any, exclude
 @rules_folder
 @kubevirt
 @feature_gates
+@cluster
+@click.option("--dry-run", type=click.Choice(["server"]), help="Ask the cluster's API server about each VM and claim.")
 @selection
 @fail_on
 @output
@@ -155,6 +183,35 @@ def apply(plan: Path, directory: Path, select: Any, exclude: Any, output: str) -
 def verify(plan: Path, directory: Path, select: Any, exclude: Any, output: str) -> None:
     """Read the claims again and compare them with the evidence of the copy."""
     sys.exit(_verify(plan, directory, _selection(select, exclude), output))
+
+
+@cli.command("what-if")
+@click.argument("plan", type=folder)
+@click.option("--kubevirt", metavar="VERSION", help="Another KubeVirt; the plan's own without it.")
+@click.option("--feature-gates", default="", metavar="+A,-B", help="Feature gates switched beside those of the plan.")
+@rules_folder
+@selection
+@output
+def what_if(
+    plan: Path,
+    kubevirt: str | None,
+    feature_gates: str,
+    rules: tuple[Path, ...],
+    select: Any,
+    exclude: Any,
+    output: str,
+) -> None:
+    """Which VMs of a plan change their verdict on another KubeVirt, and why. The plan stays as it is."""
+    from datetime import date
+
+    from migrate import whatif
+    from migrate.mapping.rules import load
+
+    answer = whatif.ask(plan, kubevirt, feature_gates, load(*rules), _selection(select, exclude), date.today())
+    if output == "json":
+        _json(whatif.document(answer))
+    else:
+        _say(whatif.text(answer))
 
 
 @cli.command()
@@ -351,11 +408,16 @@ def _plan(
     dir_: Path,
     site: Path | None,
     rules: tuple[Path, ...],
-    kubevirt: str,
+    kubevirt: str | None,
     feature_gates: str,
     select: Any,
     exclude: Any,
+    context: str | None = None,
+    kubeconfig: Path | None = None,
+    namespace: str | None = None,
+    dry_run: str | None = None,
 ) -> Summary:
+    from dataclasses import replace
     from datetime import date
 
     from migrate import pipeline, reporting
@@ -363,12 +425,22 @@ def _plan(
     from migrate.mapping import rules as all_rules
     from migrate.target import vocabulary
 
-    target = vocabulary.target(kubevirt, feature_gates)
     chosen = sites.load(site) if site else sites.Site()
+    chosen = replace(chosen, namespace=namespace, placed=True) if namespace else chosen
+    there = ask = None
+    if context or kubeconfig or dry_run:
+        from migrate.target import api
+        from migrate.target import cluster as clusters
+
+        client = api.connect(context, kubeconfig)
+        there = clusters.read(client, chosen.namespace)
+        ask = partial(api.refusal, client) if dry_run else None
+    named = kubevirt or (None if there else NEWEST)
+    target = vocabulary.target(named, feature_gates) if named else there.target(feature_gates)
     known = all_rules.load(*rules)
     inventory = pipeline.opened(paths, _selection(select, exclude))
     with _progress("planning", len(inventory.vms)) as step:
-        items = (step(item) for item in pipeline.plan(inventory, known, target, chosen, date.today()))
+        items = (step(item) for item in pipeline.plan(inventory, known, target, chosen, date.today(), there, ask))
         return reporting.write_plan(dir_, items, target, chosen.text)
 
 

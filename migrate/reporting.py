@@ -85,7 +85,7 @@ def report_row(translation: Translation) -> dict[str, Any]:
         "wave": translation.wave,
         "verdict": translation.verdict,
         "manifest": f"{vm.folder}/vm.yaml",
-        "findings": [_finding(finding) for finding in translation.all_findings()],
+        "findings": [finding_document(finding) for finding in translation.all_findings()],
         "coverage": coverage(translation.entries),
         "gains": [{"path": gain.path, "value": gain.value, "because": gain.because} for gain in translation.gains],
         "disks": [
@@ -101,7 +101,13 @@ def report_row(translation: Translation) -> dict[str, Any]:
     }
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def target_document(target: Target) -> dict[str, Any]:
+    """`target` of report.json."""
+    return {"kubevirt": target.kubevirt, "featureGates": sorted(target.gates)}
+
+
+def finding_document(finding: Finding) -> dict[str, Any]:
+    """A finding of report.json."""
     return {name: getattr(finding, name) for name in FINDING} | _waivers(finding)
 
 
@@ -244,7 +250,7 @@ def _write_vm(folder: Path, translation: Translation) -> list[str]:
 
 def _write_documents(folder: Path, summary: Summary, target: Target) -> None:
     """report.json and plan.json from the rows that were spooled, so that no plan is too large for the memory."""
-    head = {"schema": SCHEMA, "target": {"kubevirt": target.kubevirt, "featureGates": sorted(target.gates)}}
+    head = {"schema": SCHEMA, "target": target_document(target)}
     skipped = [asdict(item) | ({"leftOut": True} if isinstance(item, LeftOut) else {}) for item in summary.skipped]
     tail = {"skipped": skipped}
     for name, spool, middle, end in (

@@ -1,0 +1,140 @@
+"""What another KubeVirt would change for a plan: verdicts and findings that come and go, from the plan folder alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from migrate import pipeline, reporting, whatif
+from migrate import site as sites
+from migrate.data import data_path
+from migrate.mapping import rules as all_rules
+from migrate.model import Refused
+from migrate.selection import Selection
+from migrate.target.vocabulary import target
+
+DAY = date(2027, 1, 1)
+SECRET = "hunter2-planted"
+DOMAIN = """
+<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><name>{name}</name><uuid>{uuid}</uuid>
+<memory unit='GiB'>2</memory><vcpu>2</vcpu><os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>
+<cpu mode='host-model'/><devices>
+  <interface type='bridge'><mac address='52:54:00:12:34:5{n}'/><source bridge='br0'/>{link}<model type='virtio'/>
+  </interface>
+  {devices}
+</devices><qemu:commandline><qemu:env name='P' value='{secret}'/></qemu:commandline></domain>
+"""
+HOSTDEV = """<hostdev mode='subsystem' type='pci' managed='yes'><source>
+<address domain='0' bus='6' slot='0' function='0'/></source></hostdev>"""
+# KubeVirt takes a link that is down since 1.6.
+LINK = "<link state='down'/>"
+SITE = """
+networks: {"bridge:br0": {multus: net}}
+hostDevices: {"pci:0000:06:00.0": a.b/c}
+waivers: [{finding: "qemu-*", reason: known, until: 2027-06-30}]
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    """A plan for KubeVirt 1.9 of two VMs, one of which has a host device."""
+    for n, (name, devices) in enumerate((("plain", ""), ("special", HOSTDEV))):
+        uuid = f"8f2a6a3e-6a0a-4c4b-9d1e-2f2a6c1b7d1{n}"
+        text = DOMAIN.format(name=name, uuid=uuid, n=n, devices=devices, link=LINK, secret=SECRET)
+        (tmp_path / f"{name}.xml").write_text(text)
+    (tmp_path / "site").write_text(SITE)
+    site, planned = sites.load(tmp_path / "site"), target("1.9", "-HostDevices")
+    inventory = pipeline.opened(sorted(tmp_path.glob("*.xml")), Selection.parse())
+    items = pipeline.plan(inventory, all_rules.load(), planned, site, DAY)
+    reporting.write_plan(tmp_path / "plan", items, planned, site.text)
+    for path in tmp_path.glob("*.xml"):
+        path.unlink()
+    return tmp_path / "plan"
+
+
+def ask(plan: Path, kubevirt: str | None = None, gates: str = "", *select: str) -> whatif.Answer:
+    return whatif.ask(plan, kubevirt, gates, all_rules.load(), Selection.parse(select), DAY)
+
+
+def test_nothing_changes_on_the_same_target_and_every_finding_is_found_again(plan: Path) -> None:
+    answer = ask(plan)
+    assert answer.before == answer.after == target("1.9", "-HostDevices")
+    assert not answer.changes
+    assert not answer.unseen
+    report = json.loads((plan / "report.json").read_text())
+    assert sorted(answer.verdicts.elements()) == sorted((row["verdict"],) * 2 for row in report["vms"])
+    assert "0 of 2 VMs change" in whatif.text(answer)
+
+
+def test_a_gate_that_is_switched_on_takes_its_finding_away_and_back(plan: Path) -> None:
+    answer = ask(plan, None, "+HostDevices")
+    (change,) = answer.changes
+    assert (change.vm.name, change.before) == ("special", "blocked")
+    assert change.after != "blocked"
+    assert change.gone and not change.come
+    assert answer.after == target("1.9", "+HostDevices")
+    told = whatif.text(answer)
+    assert f"special: blocked -> {change.after}" in told
+    assert f"- blocker {change.gone[0].id}" in told
+    assert "1 of 2 VMs change" in told
+
+
+def test_an_older_version_brings_findings(plan: Path) -> None:
+    answer = ask(plan, "1.3")
+    assert answer.after == target("1.3", "-HostDevices")
+    assert any(change.come for change in answer.changes)
+    data = whatif.document(answer)
+    assert data["after"] == {"kubevirt": "1.3", "featureGates": ["-HostDevices"]}
+    json.dumps(data)
+
+
+def test_only_the_selected_are_compared(plan: Path) -> None:
+    assert sum(ask(plan, None, "+HostDevices", "plain").verdicts.values()) == 1
+
+
+def test_the_plan_keeps_the_site_file_and_the_domain_without_its_secrets(plan: Path) -> None:
+    assert (plan / "site.yaml").read_text() == SITE
+    source = (plan / "plain/source.xml").read_text()
+    assert "(redacted)" in source and "<name>plain</name>" in source
+    assert not [path for path in plan.rglob("*") if path.is_file() and SECRET in path.read_text()]
+
+
+def test_findings_that_other_rules_made_are_named_and_not_compared(plan: Path) -> None:
+    report = json.loads((plan / "report.json").read_text())
+    report["vms"][0]["findings"].append(report["vms"][0]["findings"][0] | {"id": "ours/odd", "key": "0"})
+    (plan / "report.json").write_text(json.dumps(report))
+    answer = ask(plan)
+    assert answer.unseen == ["ours/odd"]
+    assert "ours/odd" in whatif.text(answer)
+
+
+@pytest.mark.parametrize("name", ["report.json", "plan.json", "plain/source.xml"])
+def test_a_folder_that_is_no_plan_is_refused(plan: Path, name: str) -> None:
+    (plan / name).unlink()
+    with pytest.raises(Refused, match="plan"):
+        ask(plan)
+
+
+def test_a_folder_name_out_of_the_plan_is_refused(plan: Path) -> None:
+    text = (plan / "plan.json").read_text()
+    (plan / "plan.json").write_text(text.replace('"folder":"plain"', '"folder":"../plan/plain"'))
+    with pytest.raises(Refused, match="no folder"):
+        ask(plan)
+
+
+def test_the_command_tells_in_text_and_json(plan: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(data_path().resolve())}
+    command = [sys.executable, "-m", "migrate", "what-if", str(plan), "--feature-gates", "+HostDevices"]
+    before = {path: path.read_bytes() for path in plan.rglob("*") if path.is_file()}
+    done = subprocess.run([*command, "-o", "json"], capture_output=True, text=True, env=environment, check=True)
+    assert [row["folder"] for row in json.loads(done.stdout)["vms"]] == ["special"]
+    assert "special: blocked ->" in subprocess.run(command, capture_output=True, text=True, env=environment).stdout
+    assert before == {path: path.read_bytes() for path in plan.rglob("*") if path.is_file()}
+    bad = subprocess.run([*command, "--kubevirt", "0.1"], capture_output=True, text=True, env=environment)
+    assert bad.returncode == 2
