@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +22,9 @@ networks:
 def embedded_uri() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="embed-") as root:
         Path(root, "etc").mkdir()
-        # Run by root, libvirt asks anew what QEMU can do at every start unless it runs QEMU as root too.
-        Path(root, "etc/qemu.conf").write_text('user = "root"\ngroup = "root"\n')
+        if os.geteuid() == 0:
+            # Run by root, libvirt asks anew what QEMU can do at every start unless it runs QEMU as root too.
+            Path(root, "etc/qemu.conf").write_text('user = "root"\ngroup = "root"\n')
         yield f"qemu:///embed?root={root}"
 
 
