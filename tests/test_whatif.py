@@ -32,7 +32,7 @@ DOMAIN = """
 """
 HOSTDEV = """<hostdev mode='subsystem' type='pci' managed='yes'><source>
 <address domain='0' bus='6' slot='0' function='0'/></source></hostdev>"""
-# KubeVirt takes a link that is down since 1.6.
+# KubeVirt takes a link that is down since 1.5.
 LINK = "<link state='down'/>"
 SITE = """
 networks: {"bridge:br0": {multus: net}}
