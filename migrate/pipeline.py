@@ -6,11 +6,12 @@ What acts on a plan stands in `applying`.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from migrate import inventory as inventories
 from migrate import sources, transfer
@@ -35,7 +36,8 @@ from migrate.model import (
 )
 from migrate.selection import Selection
 from migrate.site import Site
-from migrate.target import admission, manifests
+from migrate.target import admission, fits, manifests
+from migrate.target.cluster import Cluster
 from migrate.target.quantity import to_bytes
 from migrate.target.vocabulary import Target, strict
 
@@ -201,11 +203,13 @@ def leafless(vm: VM, name: str, severity: Severity, because: str, remedy: str, t
 
 def _refused(vm: VM, book: ledger.Ledger, translation: Translation, target: Target) -> Iterator[Finding]:
     """What the cluster refuses of the finished objects, each led back to the rule that wrote it."""
-    for manifest in (translation.manifest, *translation.claims):
-        for problem in strict(manifest, target):
-            yield leafless(
-                vm, "manifest/fields", "blocker", f"The API server refuses the manifest: {problem}.", FIELDS_REMEDY
-            )
+    manifests_made = (translation.manifest, *translation.claims)
+    problems = [problem for manifest in manifests_made for problem in strict(manifest, target)]
+    for problem in problems:
+        because = f"The API server refuses the manifest: {problem}."
+        yield leafless(vm, "manifest/fields", "blocker", because, FIELDS_REMEDY, problem.partition(": ")[0])
+    if problems:
+        return
     for refusal in admission.refusals(translation.manifest, translation.claims, target):
         finding = leafless(vm, f"admission/{refusal.id}", "blocker", refusal.because, refusal.remedy, refusal.path)
         finding.rule = book.writer(refusal.path) or finding.rule
@@ -242,9 +246,19 @@ def _left_behind(vm: VM) -> Iterator[Finding]:
 
 
 def plan(
-    inventory: Inventory, rules: Rules, target: Target, site: Site, today: date = date.max
+    inventory: Inventory,
+    rules: Rules,
+    target: Target,
+    site: Site,
+    today: date = date.max,
+    cluster: Cluster | None = None,
+    ask: Callable[[dict[str, Any]], str | None] | None = None,
 ) -> Iterator[Translation | Skipped]:
-    """Every VM of an inventory, translated one at a time, in the order of their folders, then those not readable."""
+    """Every VM of an inventory, translated one at a time, in the order of their folders, then those not readable.
+
+    With a cluster each is held against what that offers. `ask` tells what an API server says against an object.
+    """
+    used: fits.Used = Counter()
     twins: dict[tuple[bool, str], list[VM]] = defaultdict(list)
     for vm in inventory.vms:
         twins[vm.kind == "files", vm.uuid].append(vm)
@@ -259,11 +273,37 @@ def plan(
             yield Skipped(record.name, record.source, str(refusal))
             continue
         found = list(_twin(vm, twins[vm.kind == "files", vm.uuid]))
+        if cluster and not any(finding.id == "manifest/fields" for finding in translation.findings):
+            found += _misfits(translation, cluster, target, used)
         site.waive(vm, found, today)
         translation.findings += found
+        if ask and translation.verdict != "blocked":
+            translation.findings += _asked(translation, ask)
         vm.xml = translation.vm.xml = b""
         yield translation
     yield from inventory.skipped
+
+
+def _misfits(translation: Translation, cluster: Cluster, target: Target, used: fits.Used) -> Iterator[Finding]:
+    """What keeps a VM out of the cluster, each led back to the rule that wrote it."""
+    for misfit in fits.misfits(translation, cluster, target, used):
+        id = f"cluster/{misfit.id}"
+        finding = leafless(translation.vm, id, misfit.severity, misfit.because, misfit.remedy, misfit.target)
+        writes = ((path, entry.rule) for entry in translation.entries for path in entry.writes)
+        finding.rule = next((rule for path, rule in writes if path == misfit.target), finding.rule)
+        yield finding
+
+
+def _asked(translation: Translation, ask: Callable[[dict[str, Any]], str | None]) -> Iterator[Finding]:
+    """What the API server says against the claims and the VM."""
+    for manifest in (*translation.claims, translation.manifest):
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        if message := ask(manifest):
+            because = f"The API server refuses the {kind} {name}: {message.rstrip('.')}."
+            yield leafless(translation.vm, "cluster/refused", "blocker", because, ASKED_REMEDY, f"{kind}[{name}]")
+
+
+ASKED_REMEDY = "Do what the message says, and plan again."
 
 
 def _twin(vm: VM, twins: list[VM]) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
 from migrate.target.cluster import Limit
-from migrate.target.fits.nodes import requests
+from migrate.target.fits.nodes import path_of, requests
 from migrate.target.fits.wanted import Misfit, Wanted, size_of
 from migrate.target.quantity import human
 
@@ -15,15 +15,16 @@ Amounts = Mapping[str, Fraction]
 # What the VMs of a plan take, by namespace, quota and resource.
 Used = Counter[tuple[str, str, str]]
 NONE = Fraction(0)
+LIMITED = {"PersistentVolumeClaim": "limit-claim", "Container": "limit-container", "Pod": "limit-pod"}
 
 
 def ranges(wanted: Wanted) -> Iterator[Misfit]:
     """Limit ranges against the size of each claim, and against what the VM's pod asks for."""
     pod = requests(wanted)
-    asked = [("Container", "domain.memory.guest", pod), ("Pod", "domain.memory.guest", pod)]
+    asked = [(kind, path_of(wanted, name), {name: pod[name]}) for name in pod for kind in ("Container", "Pod")]
     for volume, claim in wanted.claims:
         path = f"PersistentVolumeClaim[{volume}].spec.resources.requests.storage"
-        asked.append(("PersistentVolumeClaim", path, {"storage": Fraction(size_of(claim))}))
+        asked.append(("PersistentVolumeClaim", path, {"storage": size_of(claim)}))
     for name, rows in wanted.cluster.limits.within(wanted.namespace).items():
         for limit in rows:
             for kind, path, amounts in asked:
@@ -40,7 +41,7 @@ def _outside(name: str, limit: Limit, path: str, asked: Amounts) -> Iterator[Mis
             )
             because = f"Limit range {name} refuses a {limit.type} that asks for {allowed}; this one asks for "
             because += f"{_shown(resource, number)}."
-            yield Misfit("limit-range", "blocker", path, because, "Have the limits of the namespace widened.")
+            yield Misfit(LIMITED[limit.type], "blocker", path, because, "Have the limits of the namespace widened.")
 
 
 def _shown(resource: str, number: Fraction | None) -> str:
@@ -67,6 +68,7 @@ def quotas(wanted: Wanted, used: Used, blocked: bool) -> Iterator[Misfit]:
                 f"Quota {name} of namespace {inside} allows {_shown(resource, hard)}; with the VMs planned before "
             )
             because += f"this one {_shown(resource, taken)} is taken, and this one asks for {_shown(resource, asked)}"
+            path = f"ResourceQuota[{name}].spec.hard[{resource}]"
             if resource in pod and asked <= hard:
                 because += ", so that they cannot all run at once."
                 yield Misfit(
@@ -75,7 +77,7 @@ def quotas(wanted: Wanted, used: Used, blocked: bool) -> Iterator[Misfit]:
                 continue
             blocked = True
             remedy = "Have the quota raised, or plan fewer VMs into the namespace."
-            yield Misfit("quota", "blocker", None, f"{because}.", remedy)
+            yield Misfit("quota", "blocker", path, f"{because}.", remedy)
     if not blocked:
         for name, quota in there.items():
             for resource in quota.hard:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
-from migrate.target.admission.spec import GIB, MIB, is_on
+from migrate.target.admission.spec import GIB, MIB, amount, is_on
 from migrate.target.cluster import Node
 from migrate.target.fits.wanted import Misfit, Object, Wanted
-from migrate.target.quantity import human, to_bytes
+from migrate.target.quantity import human
 
 SCHEDULABLE = "kubevirt.io/schedulable"
 ARCH = "kubernetes.io/arch"
@@ -36,6 +36,7 @@ HYPERV_OF_HOST = (
     "tlbflush",
     "ipi",
 )
+PATHS = {"memory": "domain.memory.guest", "cpu": "domain.cpu.sockets"}
 SECRET_GUESTS = {"sev": "kubevirt.io/sev", "snp": "kubevirt.io/sev-snp", "tdx": "kubevirt.io/tdx"}
 # What a VM's pod takes beside the guest's memory, in MiB.
 OF_POD, OF_VCPU, OF_SCREEN, OF_ARM, OF_TPM, OF_DEDICATED, OF_SECRET = 248, 8, 32, 128, 53, 100, 256
@@ -96,7 +97,7 @@ def _needs(wanted: Wanted, nodes: list[Node]) -> Iterator[Need]:
         remedy = "Use a machine type that the nodes have, such as q35."
         yield _label("machine-type", "domain.machine.type", f"the machine type {kind}", MACHINE + kind, remedy)
     for resource, number in requests(wanted).items():
-        yield _amount(resource, number)
+        yield _amount(wanted, resource, number)
 
 
 def _label(id: str, path: str, what: str, label: str, remedy: str, value: str = "true") -> Need:
@@ -143,17 +144,33 @@ def _of_features(wanted: Wanted) -> Iterator[Need]:
             yield _label("launch-security", path, what, SECRET_GUESTS[kind], remedy)
 
 
-def _amount(name: str, number: Fraction) -> Need:
-    if name == "memory":
-        id, path, what = "memory", "domain.memory.guest", f"{human(int(number))} of memory for the VM and its pod"
-    elif name == "cpu":
-        id, path, what = "cpu", "domain.cpu.sockets", f"{float(number):g} CPUs"
-    elif name.startswith("hugepages-"):
-        id, path, what = "huge-pages", "domain.memory.hugepages.pageSize", f"{human(int(number))} of {name}"
-    else:
-        id, path, what = "device", "domain.devices.hostDevices", f"{number} of {name}"
+def path_of(wanted: Wanted, resource: str) -> str:
+    """Where the VM asks for a resource."""
+    if resource in PATHS or resource.startswith("hugepages-"):
+        return PATHS.get(resource, "domain.memory.hugepages.pageSize")
+    for kind in ("hostDevices", "gpus"):
+        for device in wanted.devices.get(kind, []):
+            if device.get("deviceName") == resource:
+                return f"domain.devices.{kind}[{device['name']}].deviceName"
+    takers = (label for label, network in wanted.networks.items() if _resource_of(wanted, network) == resource)
+    return next((f"networks[{label}].multus.networkName" for label in takers), "domain.devices.autoattachVSOCK")
+
+
+def _resource_of(wanted: Wanted, network: str) -> str | None:
+    """The resource that a NIC on a network takes."""
+    inside, _, name = network.partition("/")
+    return wanted.cluster.networks.within(inside).get(name)
+
+
+def _amount(wanted: Wanted, name: str, number: Fraction) -> Need:
+    pages = name.startswith("hugepages-")
+    shown = human(int(number)) if pages or name == "memory" else f"{float(number):g}"
+    what = {"memory": f"{shown} of memory for the VM and its pod", "cpu": f"{shown} CPUs"}.get(
+        name, f"{shown} of {name}"
+    )
+    id = name if name in PATHS else "huge-pages" if pages else "device"
     enough: Callable[[Node], bool] = lambda node: node.allocatable.get(name, Fraction(0)) >= number  # noqa: E731
-    return Need(id, path, what, enough, "Add a node that has it, or give the VM less.")
+    return Need(id, path_of(wanted, name), what, enough, "Add a node that has it, or give the VM less.")
 
 
 def requests(wanted: Wanted) -> dict[str, Fraction]:
@@ -161,10 +178,7 @@ def requests(wanted: Wanted) -> dict[str, Fraction]:
     asked: Counter[str] = Counter()
     for kind in ("hostDevices", "gpus"):
         asked.update(device["deviceName"] for device in wanted.devices.get(kind, []) if device.get("deviceName"))
-    for network in filter(None, wanted.networks.values()):
-        inside, _, name = network.partition("/")
-        resource = wanted.cluster.networks.within(inside).get(name)
-        asked.update([resource] if resource else [])
+    asked.update(filter(None, (_resource_of(wanted, network) for network in wanted.networks.values())))
     if wanted.devices.get("autoattachVSOCK"):
         asked[VSOCK] += 1
     found = {name: Fraction(count) for name, count in asked.items()}
@@ -175,11 +189,12 @@ def _compute(wanted: Wanted) -> dict[str, Fraction]:
     """CPUs, and bytes of memory and huge pages."""
     memory, cpu = wanted.domain.get("memory", {}), wanted.domain.get("cpu", {})
     own = wanted.domain.get("resources", {}).get("requests", {})
-    guest = to_bytes(memory.get("guest", own.get("memory", 0)))
-    asked = to_bytes(own.get("memory", guest * 100 // (wanted.developer.get("memoryOvercommit") or 100)))
-    beside = Fraction(_overhead(wanted, asked))
+    requested = amount(own.get("memory"))
+    guest = amount(memory.get("guest")) or requested or Fraction(0)
+    asked = requested or guest * 100 / (wanted.developer.get("memoryOvercommit") or 100)
+    beside = _overhead(wanted, asked)
     page = memory.get("hugepages", {}).get("pageSize")
-    found = {f"hugepages-{page}": Fraction(guest), "memory": beside} if page else {"memory": asked + beside}
+    found = {f"hugepages-{page}": guest, "memory": beside} if page else {"memory": asked + beside}
     # Unless they are dedicated, a CPU of a node is shared by ten of guests.
     share = 1 if cpu.get("dedicatedCpuPlacement") else wanted.developer.get("cpuAllocationRatio") or 10
     return found | {"cpu": Fraction(_vcpus(cpu), share) + bool(cpu.get("isolateEmulatorThread"))}
@@ -190,7 +205,7 @@ def _vcpus(cpu: Object) -> int:
     return sockets * cores * threads
 
 
-def _overhead(wanted: Wanted, asked: int) -> int:
+def _overhead(wanted: Wanted, asked: Fraction) -> Fraction:
     """Bytes of memory beside the guest's, as the newest version counts them."""
     devices, cpu = wanted.devices, wanted.domain.get("cpu", {})
     mebibytes = OF_POD + OF_VCPU * _vcpus(cpu)
@@ -202,4 +217,4 @@ def _overhead(wanted: Wanted, asked: int) -> int:
     passed_on = [*devices.get("hostDevices", []), *devices.get("gpus", [])]
     passed_on += [nic for nic in devices.get("interfaces", []) if "sriov" in nic]
     ratio = Fraction(wanted.cluster.configuration.get("additionalGuestMemoryOverheadRatio") or 1)
-    return int((mebibytes * MIB + asked // 512 + (GIB if passed_on else 0)) * ratio)
+    return (mebibytes * MIB + asked / 512 + (GIB if passed_on else 0)) * ratio

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 from migrate.model import Severity, Translation
+from migrate.target.admission.spec import amount
 from migrate.target.cluster import Cluster, network_of
-from migrate.target.quantity import to_bytes
 from migrate.target.vocabulary import Target
 
 Object = dict[str, Any]
@@ -80,9 +81,9 @@ class Wanted:
         return self.cluster.configuration.get("developerConfiguration") or {}
 
 
-def size_of(claim: Object) -> int:
+def size_of(claim: Object) -> Fraction:
     """The bytes that a claim asks for."""
-    return to_bytes(claim["spec"].get("resources", {}).get("requests", {}).get("storage", 0))
+    return amount(claim["spec"].get("resources", {}).get("requests", {}).get("storage")) or Fraction(0)
 
 
 def instead(names: Iterable[str], wanted: str) -> str:
