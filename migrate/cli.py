@@ -185,6 +185,74 @@ def verify(plan: Path, directory: Path, select: Any, exclude: Any, output: str) 
     sys.exit(_verify(plan, directory, _selection(select, exclude), output))
 
 
+@cli.command()
+@click.argument("paths", nargs=-1, type=folder, metavar="[INVENTORY | XML...]")
+@click.option("-o", "--output", type=folder, metavar="FILE", help="Write to a new file and not to stdout.")
+@click.option(
+    "--csv", "as_csv", is_flag=True, help="The `vms` part as a table, a row a VM, with what --site has of it."
+)
+@click.option("--from-csv", "table", type=folder, metavar="FILE", help="Turn such a table into the `vms` part.")
+@site_file
+@rules_folder
+@selection
+def site(
+    paths: tuple[Path, ...],
+    output: Path | None,
+    as_csv: bool,
+    table: Path | None,
+    site: Path | None,
+    rules: tuple[Path, ...],
+    select: Any,
+    exclude: Any,
+) -> None:
+    """Write a first site file, with a comment for every pool, network and device that the VMs mention."""
+    from migrate import drafting, pipeline
+    from migrate import site as sites
+    from migrate.mapping.rules import load
+
+    if bool(table) == bool(paths) or (table and (as_csv or site)) or (site and not as_csv):
+        raise click.UsageError("Give an inventory or XML files, with --csv also a --site; or --from-csv alone.")
+    if table:
+        text = drafting.from_table(_text(table), str(table))
+    else:
+        inventory = pipeline.opened(paths, _selection(select, exclude))
+        known = (sites.parse(sites.load(site).text, str(site)).get("vms") or {}) if site else {}
+        text = drafting.table(inventory, known) if as_csv else drafting.draft(inventory, load(*rules))
+    if output:
+        _write_new(output, text)
+    else:
+        click.echo(text, nl=False)
+
+
+def _text(path: Path) -> str:
+    try:
+        # Spreadsheets begin their files with a byte order mark.
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise Refused(f"{path}: {error.strerror}; give a table that `site --csv` wrote") from None
+    except UnicodeDecodeError:
+        raise Refused(f"{path}: not UTF-8 text; save the table as UTF-8") from None
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Writes a file that is not there yet, at once and whole."""
+    import os
+
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(partial, path)
+    except FileExistsError:
+        raise Refused(f"{path}: is there already; give a new file with -o") from None
+    except OSError as error:
+        raise Refused(f"{path}: {error.strerror}; give a file that can be written with -o") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 @cli.command("what-if")
 @click.argument("plan", type=folder)
 @click.option("--kubevirt", metavar="VERSION", help="Another KubeVirt; the plan's own without it.")

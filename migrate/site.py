@@ -53,7 +53,7 @@ def load(path: Path) -> Site:
         raise Refused(f"{path}: {error.strerror}; give a readable site file with --site") from None
     except UnicodeDecodeError:
         raise Refused(f"{path}: not UTF-8 text; give a site file with --site") from None
-    return replace(_site(parse(text, str(path)), str(path)), text=text)
+    return replace(checked(parse(text, str(path)), str(path)), text=text)
 
 
 def parse(text: str, where: str) -> Any:
@@ -82,7 +82,8 @@ def parse(text: str, where: str) -> Any:
     return {} if data is None else data
 
 
-def _site(data: Any, where: str) -> Site:
+def checked(data: Any, where: str) -> Site:
+    """The decisions of a site file that is plain data already; Refused as `load` does."""
     _keys(data, KEYS, where)
     base = Storage()
     site = Site(**_decisions(data, where, base))

@@ -37,7 +37,7 @@ DOMAIN = """
 def read(text: str) -> Site:
     """The site of a YAML text, which the JSON Schema takes too."""
     jsonschema.validate(_dates_as_text(yaml.safe_load(text)), SCHEMA)
-    return sites._site(sites.parse(text, "site.yaml"), "site.yaml")
+    return sites.checked(sites.parse(text, "site.yaml"), "site.yaml")
 
 
 def vm(name: str = "web-1", **facts: Any) -> VM:
@@ -384,7 +384,7 @@ def test_without_a_day_every_waiver_has_ended() -> None:
 )
 def test_what_is_wrong_is_refused_in_one_line(text: str, says: str) -> None:
     with pytest.raises(Refused) as refusal:
-        sites._site(sites.parse(text, "site.yaml"), "site.yaml")
+        sites.checked(sites.parse(text, "site.yaml"), "site.yaml")
     assert says in str(refusal.value)
     assert "\n" not in str(refusal.value)
     if says != "twice":

@@ -47,9 +47,13 @@ def _source(node: Node, context: Context) -> tuple[str, str]:
 
 def _chosen(node: Node, context: Context) -> Network | None:
     """What the site file says of the network."""
-    kind, name = _source(node, context)
+    return context.site.network(*names(node, context))
+
+
+def names(node: Node, context: Context) -> tuple[str, str, str, str]:
+    """By what the site file can know the network of an interface: kind, name, port group, and VLAN tags with commas."""
     tags = sorted(_below(node, context, "vlan.tag.id"), key=lambda tag: tag.zfill(4))
-    return context.site.network(kind, name, _text(node, context, "source.portgroup"), ",".join(tags))
+    return *_source(node, context), _text(node, context, "source.portgroup"), ",".join(tags)
 
 
 def _below(node: Node, context: Context, pattern: str) -> list[str]:

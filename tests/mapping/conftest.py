@@ -49,7 +49,7 @@ def _run(xml: str, rules: all_rules.Rules, example: dict[str, Any] | None = None
     found = read(parse(vm.xml, "example"), vocabulary.load().repeatable)
     ledger.imply(found, rules)
     chosen = target(settings.get("kubevirt", "1.9"), settings.get("gates", ""))
-    site = sites._site(settings.get("site") or {}, "example")
+    site = sites.checked(settings.get("site") or {}, "example")
     return ledger.run(found, rules, Context(vm, found, site, chosen, {disk.target: disk for disk in disks}))
 
 

@@ -1,0 +1,189 @@
+"""The first draft of a site file, and its `vms` as a table and back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from migrate import drafting
+from migrate import site as sites
+from migrate.data import data_path
+from migrate.inventory import Inventory
+from migrate.mapping import rules as all_rules
+from migrate.model import VM, Disk, Refused
+from migrate.site import Site
+
+UUID = "8f2a6a3e-6a0a-4c4b-9d1e-2f2a6c1b7d1{}"
+DOMAIN = """
+<domain type='kvm'><name>{name}</name><uuid>{uuid}</uuid><memory unit='GiB'>2</memory><vcpu>2</vcpu>
+<os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os><cpu mode='custom'><model>Opteron_G5</model></cpu>
+<clock offset='localtime'/>
+<devices>
+  <interface type='bridge'><source bridge='{bridge}'/><vlan><tag id='20'/><tag id='3'/></vlan></interface>
+  <interface type='network'><source network='ovs' portgroup='db'/></interface>
+  <interface type='user'/>
+  <interface type='hostdev'><source><address type='pci' domain='0' bus='6' slot='0x10' function='2'/></source></interface>
+  <hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0' bus='7' slot='0' function='0'/></source></hostdev>
+  <hostdev mode='subsystem' type='usb'><source><vendor id='0x1234'/><product id='0xbeef'/></source></hostdev>
+</devices></domain>
+"""  # noqa: E501
+DISKS = [
+    Disk("vda", pool="ssd", volume="a", capacity=1),
+    Disk("vdb", path="/srv/images/a.img"),
+    Disk("vdc", path="rbd://ceph/rbd/a", capacity=1),
+    Disk("sda", device="cdrom"),
+]
+
+
+def vm(n: int = 0, name: str = "web", bridge: str = "br0", **facts: Any) -> VM:
+    uuid = UUID.format(n)
+    xml = DOMAIN.format(name="x", uuid=uuid, bridge=bridge).encode()
+    source = ("libvirt", "qemu://kvm-1/system", "qemu:///system", "kvm-1", f"vm-{n}", "shut off")
+    return VM(name, uuid, *source, disks=list(DISKS), xml=xml, **facts)
+
+
+def draft(*vms: VM) -> str:
+    return drafting.draft(Inventory(list(vms)), all_rules.load())
+
+
+def decided(text: str) -> Any:
+    """The draft as it is when the # before every line that decides something is removed."""
+    lines = (line.replace("# ", "", 1) if line.startswith("  # ") else line for line in text.splitlines())
+    return yaml.safe_load("\n".join(lines))
+
+
+def test_a_draft_decides_nothing_and_is_a_site_file(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(draft(vm(tags=["shop"], project="finance")))
+    assert sites.load(tmp_path / "site.yaml") == Site()
+
+
+def test_a_draft_has_every_host_pool_folder_network_device_and_unknown_size() -> None:
+    data = decided(draft(vm(tags=["shop"], project="finance"), vm(1, "db")))
+    assert set(data["namespaces"]) == {"host:kvm-1", "project:finance", "tag:shop"}
+    assert set(data["storage"]) == {"default", "pool:ssd", "path:/srv/images", "path:rbd://ceph/rbd"}
+    networks = {"bridge:br0/vlan:3,20", "network:ovs/portgroup:db", "user", "hostdev:0000:06:10.2"}
+    assert set(data["networks"]) == networks
+    assert set(data["hostDevices"]) == {"pci:0000:07:00.0", "usb:1234:beef"}
+    assert set(data["cpuModels"]) == {"Opteron_G5"}
+    assert set(data["sizes"]) == {"web/vdb", "db/vdb"}
+
+
+def test_the_keys_of_a_draft_fit_what_they_were_made_of() -> None:
+    data = decided(draft(vm(name="a*b", bridge="br[0]")))
+    data["networks"] = {key: {"multus": "n/" + str(n)} for n, key in enumerate(data["networks"])}
+    data["sizes"] = dict.fromkeys(data["sizes"], "1Gi")
+    site = sites.checked({name: data[name] for name in ("networks", "sizes")}, "draft")
+    assert site.network("bridge", "br[0]", "", "3,20")
+    assert site.network("network", "ovs", "db")
+    assert site.network("user", "")
+    assert site.network("hostdev", "0000:06:10.2")
+    assert site.of(vm(name="a*b")).size(DISKS[1]) == 2**30
+    assert site.of(vm(name="axb")).size(DISKS[1]) is None
+
+
+def test_a_draft_says_whose_each_line_is() -> None:
+    text = draft(*(vm(n, f"web-{n}") for n in range(5)))
+    assert '"bridge:br0/vlan:3,20": {multus: NAMESPACE/NAME} # web-0, web-1, web-2 and 2 more' in text
+    assert "timezone" in text
+
+
+@given(name=st.text(min_size=1, max_size=40), bridge=st.text(alphabet="abc\u2028\u0085{}#:\"'*[]-", min_size=1))
+def test_names_from_a_source_stay_in_their_comment(name: str, bridge: str) -> None:
+    found = vm()
+    found.name, found.host = name, name
+    found.disks = [Disk(bridge, pool=bridge, volume="a"), Disk("vdb", path=f"/{name}/x")]
+    text = draft(found)
+    assert sites.checked(sites.parse(text, "draft"), "draft") == Site()
+    assert isinstance(decided(text), dict)
+
+
+VMS = {
+    "db-*": {"wave": 2, "labels": {"example.com/tier": "db"}},
+    UUID.format(0): {
+        "namespace": "shop",
+        "runStrategy": "Always",
+        "timezone": "Europe/Berlin",
+        "storage": {"default": {"storageClass": "fast", "accessModes": ["ReadWriteMany"]}},
+        "networks": {"bridge:br0": {"multus": "shop/dmz"}},
+        "sizes": {"vdb": "100Gi"},
+        "annotations": {"a": 'x, "y"; z'},
+        "images": ["/srv/base"],
+    },
+    UUID.format(1): {"skip": "is made anew, in the cluster"},
+}
+
+
+def test_the_table_holds_every_vm_and_is_read_back_as_it_was() -> None:
+    text = drafting.table(Inventory([vm(), vm(1, "db"), vm(2, "new")]), VMS)
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["vm"] for row in rows] == ["db-*", *(UUID.format(n) for n in range(3))]
+    assert (rows[1]["name"], rows[1]["host"], rows[1]["disks"]) == ("web", "kvm-1", "4")
+    assert yaml.safe_load(drafting.from_table(text, "t")) == {"vms": VMS}
+
+
+def test_a_table_of_a_spreadsheet_with_semicolons_is_read() -> None:
+    assert yaml.safe_load(drafting.from_table("vm;wave\nweb-*;3\n", "t")) == {"vms": {"web-*": {"wave": 3}}}
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@x", "\t=1"])
+def test_no_name_is_a_formula(name: str) -> None:
+    (row,) = csv.DictReader(io.StringIO(drafting.table(Inventory([vm(name=name)]), {})))
+    assert not row["name"].startswith(("=", "+", "-", "@", "\t"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("vm,namspace\na,b\n", "did you mean namespace?"),
+        ("name,wave\na,1\n", "'vm' is missing"),
+        ("vm,wave\n,1\n", "line 2: the column 'vm' is empty"),
+        ("vm,wave\na,1\na,2\n", "twice"),
+        ("vm,wave\na,1,2\n", "as many cells"),
+        ("vm,wave\na\n", "as many cells"),
+        ("vm,wave\na,x\n", "whole number"),
+        ("vm,labels\na,{b\n", "line 2: labels"),
+        ("vm,runStrategy\na,Once\n", "Halted"),
+        ('vm,skip\na,"b\n', "not CSV"),
+        ("", "'vm' is missing"),
+    ],
+)
+def test_a_table_is_read_strictly(text: str, says: str) -> None:
+    with pytest.raises(Refused) as refusal:
+        drafting.from_table(text, "t")
+    assert says in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def cli(*args: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "migrate", *map(str, args)]
+    environment = {**os.environ, "PYTHONPATH": str(data_path().resolve())}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_the_command_writes_drafts_and_tables_and_never_over_a_file(tmp_path: Path) -> None:
+    (tmp_path / "web.xml").write_text(DOMAIN.format(name="web", uuid=UUID.format(0), bridge="br0"))
+    draft, table, vms = tmp_path / "site.yaml", tmp_path / "vms.csv", tmp_path / "vms.yaml"
+    assert '"bridge:br0/vlan:3,20"' in cli("site", tmp_path / "web.xml").stdout
+    assert cli("site", tmp_path / "web.xml", "-o", draft).returncode == 0
+    assert sites.load(draft) == Site()
+    again = cli("site", tmp_path / "web.xml", "-o", draft)
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    draft.write_text(json.dumps({"vms": {"web": {"wave": 4}}}))
+    assert cli("site", tmp_path / "web.xml", "--csv", "--site", draft, "-o", table).returncode == 0
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    assert cli("site", "--from-csv", table, "-o", vms).returncode == 0
+    assert sites.load(vms).vms == {"web": {"wave": 4}}
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    for bad in (["site"], ["site", tmp_path, "--from-csv", table], ["site", "--from-csv", tmp_path / "none"]):
+        assert cli(*bad).returncode == 2
