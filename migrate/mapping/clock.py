@@ -6,13 +6,22 @@ import re
 from collections.abc import Iterable, Iterator
 
 from migrate.mapping.paths import Leaf
-from migrate.mapping.signs import Context, Sign, View, default, flag, write
+from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 
 # IANA names have an area and a place; these few do not.
 ZONE = re.compile(
     r"[A-Z][A-Za-z_]+(/[A-Z][A-Za-z0-9_+-]*){1,2}|UTC|GMT|EST5EDT|CST6CDT|MST7MDT|PST8PDT|CET|EET|MET|WET"
 )
 OFFSET_LIMIT = 2**31
+
+# What libvirt reads beside the offset, by kind of clock.
+READ = {
+    "utc": ("adjustment",),
+    "localtime": ("adjustment",),
+    "timezone": ("timezone",),
+    "variable": ("adjustment", "basis"),
+    "absolute": ("start",),
+}
 
 # KubeVirt's timer and the tick policies it knows, by libvirt's name. libvirt's QEMU driver takes no others.
 TIMERS = {
@@ -29,44 +38,48 @@ PRESENT = {"yes": True, "no": False}
 def offset(view: View, context: Context) -> Iterator[Sign]:
     """Where the clock starts; a number as the adjustment of utc or localtime makes it variable, as libvirt reads it."""
     kind, adjustment = view.text("clock.offset"), view.text("clock.adjustment")
+    leaves = [leaf for leaf in view.owned if leaf.attribute in ("offset", *READ.get(kind, (leaf.attribute,)), None)]
+    unread = [leaf for leaf in view.owned if leaf not in leaves]
+    if unread:
+        yield ignore(unread, f"libvirt does not read it for a clock of offset {kind}.")
     basis = view.text("clock.basis", "utc")
     if kind in ("utc", "localtime"):
         basis, kind = kind, kind if adjustment in ("", "reset") else "variable"
     if kind == "timezone":
-        yield from _zone(view, view.text("clock.timezone"), context.site.timezone, "zone")
+        yield from _zone(leaves, view.text("clock.timezone"), context.site.timezone, "zone")
     elif kind == "localtime" or (kind == "variable" and basis == "localtime"):
-        yield from _zone(view, "", context.site.timezone, "localtime")
+        yield from _zone(leaves, "", context.site.timezone, "localtime")
         if kind == "variable" and context.site.timezone and adjustment not in ("", "0"):
-            yield flag(view.owned, "local-adjusted")
-    elif kind == "variable":
-        yield from _adjusted(view, adjustment or "0")
+            yield flag(leaves, "local-adjusted")
+    elif kind == "variable" and basis == "utc":
+        yield from _adjusted(leaves, adjustment or "0")
     else:
-        yield write(view.owned, "domain.clock.utc", {})
+        yield write(leaves, "domain.clock.utc", {})
         if kind != "utc":
-            yield flag(view.owned, "absolute" if kind == "absolute" else "unknown")
+            yield flag(leaves, "absolute" if kind == "absolute" else "unknown")
 
 
-def _zone(view: View, zone: str, site: str | None, row: str) -> Iterator[Sign]:
+def _zone(leaves: list[Leaf], zone: str, site: str | None, row: str) -> Iterator[Sign]:
     if ZONE.fullmatch(zone):
-        yield write(view.owned, "domain.clock.timezone", zone)
+        yield write(leaves, "domain.clock.timezone", zone)
     elif site:
-        yield write(view.owned, "domain.clock.timezone", site)
+        yield write(leaves, "domain.clock.timezone", site)
         if row == "zone":
-            yield flag(view.owned, "site-zone")
+            yield flag(leaves, "site-zone")
     else:
-        yield write(view.owned, "domain.clock.utc", {})
-        yield flag(view.owned, row)
+        yield write(leaves, "domain.clock.utc", {})
+        yield flag(leaves, row)
 
 
-def _adjusted(view: View, adjustment: str) -> Iterator[Sign]:
+def _adjusted(leaves: list[Leaf], adjustment: str) -> Iterator[Sign]:
     seconds = int(adjustment) if re.fullmatch(r"[+-]?\d{1,18}", adjustment) else OFFSET_LIMIT
     if not -OFFSET_LIMIT <= seconds < OFFSET_LIMIT:
-        yield write(view.owned, "domain.clock.utc", {})
-        yield flag(view.owned, "number")
+        yield write(leaves, "domain.clock.utc", {})
+        yield flag(leaves, "number")
         return
-    yield write(view.owned, "domain.clock.utc.offsetSeconds", seconds)
+    yield write(leaves, "domain.clock.utc.offsetSeconds", seconds)
     if seconds:
-        yield flag(view.owned, "adjusted")
+        yield flag(leaves, "adjusted")
 
 
 def timer(view: View, context: Context) -> Iterator[Sign]:

@@ -11,6 +11,11 @@ from migrate.mapping.signs import EFI_IMAGE, Context, Sign, View, default, flag,
 # Builds and variable stores with Secure Boot: OVMF_CODE.secboot.fd, OVMF_VARS_4M.ms.fd, edk2-i386-secure-code.fd.
 SECURE_IMAGE = re.compile(r"secboot|secure|[._]ms[._]|snakeoil|enrolled", re.IGNORECASE)
 SECURE_BOOT = "domain.firmware.bootloader.efi.secureBoot"
+FEATURES = {
+    "os.firmware.feature.name": ("secure-boot", "enrolled-keys"),
+    "os.firmware.feature.enabled": ("yes", "no"),
+    "os.loader.secure": ("yes", "no"),
+}
 CONFIDENTIAL = ("sev-snp", "tdx")
 
 
@@ -28,7 +33,7 @@ def efi(view: View, context: Context) -> Iterator[Sign]:
         yield from _unknown(view, leaves)
     elif leaves:
         yield _bios(view, leaves)
-    off = view.text("features.smm.state") == "off"
+    off = view.text("features.smm.state", "on") != "on"
     if off:
         yield flag(smm, "smm-on")
     if secure:
@@ -44,9 +49,9 @@ def _unknown(view: View, leaves: list[Leaf]) -> Iterator[Sign]:
     image = view.leaf("os.loader")
     if image and image.value and not EFI_IMAGE.search(image.value.rpartition("/")[2]):
         yield flag(image, "own-build")
-    for feature in (leaf for leaf in leaves if leaf.pattern == "os.firmware.feature.name"):
-        if feature.value not in ("secure-boot", "enrolled-keys"):
-            yield flag(feature, "feature", feature.value)
+    for leaf in leaves:
+        if leaf.value not in FEATURES.get(leaf.pattern, (leaf.value,)):
+            yield flag(leaf, "feature", leaf.value)
 
 
 def _bios(view: View, leaves: list[Leaf]) -> Sign:

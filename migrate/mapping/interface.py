@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator
 
 from migrate.mapping.devices import described, transitional
-from migrate.mapping.paths import Node
+from migrate.mapping.paths import Leaf, Node
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 from migrate.site import NETWORK_KINDS, Network
 
 POD = Network("masquerade")
 NAMES = {"network": "source.network", "bridge": "source.bridge", "direct": "source.dev"}
+READ = {**NAMES, "hostdev": "source.address", "user": ""}
 INTERFACE = "domain.devices.interfaces"
 # pkg/network/link/address.go StaticMasqueradeBridgeMAC
 RESERVED = "02:00:00:00:00:00"
@@ -97,17 +98,27 @@ def network(view: View, context: Context) -> Iterator[Sign]:
     found = attachment(view.node, context)
     assert isinstance(found, Network)
     kind, _ = _source(view.node, context)
-    yield write(view.owned, f"{INTERFACE}.name", view.key)
-    yield write(view.owned, f"{INTERFACE}.{found.binding}", {})
-    yield write(view.owned, "networks.name", view.key)
+    leaves = [leaf for leaf in view.owned if _used(leaf, kind)]
+    unread = [leaf for leaf in view.owned if leaf not in leaves]
+    if unread:
+        yield ignore(unread, f"libvirt does not read it for an interface of type {kind}.")
+    yield write(leaves, f"{INTERFACE}.name", view.key)
+    yield write(leaves, f"{INTERFACE}.{found.binding}", {})
+    yield write(leaves, "networks.name", view.key)
     if found.multus:
-        yield write(view.owned, "networks.multus.networkName", found.multus)
+        yield write(leaves, "networks.multus.networkName", found.multus)
     else:
-        yield write(view.owned, "networks.pod", {})
+        yield write(leaves, "networks.pod", {})
     if (kind == "hostdev") != (found.binding == "sriov"):
-        yield flag(view.owned, "emulated" if kind == "hostdev" else "sriov")
-    if kind not in (*NAMES, "user", "hostdev"):
-        yield flag(view.owned, "kind", kind)
+        yield flag(leaves, "emulated" if kind == "hostdev" else "sriov")
+    if kind not in READ:
+        yield flag(leaves, "kind", kind)
+
+
+def _used(leaf: Leaf, kind: str) -> bool:
+    """Whether libvirt reads a leaf of `nic-network` for this type of interface."""
+    name = leaf.pattern.removeprefix("devices.interface.")
+    return name == "type" or kind not in READ or (READ[kind] != "" and name.startswith(READ[kind]))
 
 
 def mac(view: View, context: Context) -> Iterator[Sign]:

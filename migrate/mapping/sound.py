@@ -16,7 +16,8 @@ def gate(view: View, context: Context) -> tuple[str, str] | str | None:
         return "speaker"
     if context.arch not in ("x86_64", "i686"):
         return "arch", context.arch
-    first = next(leaf.node for leaf in view.every("/devices.sound.model") if leaf.value != "pcspk")
+    text, cards = context.document.text, context.document.nodes["devices.sound"]
+    first = next(node for node in cards if text(f"{node.path}.model") != "pcspk")
     return None if first is view.node else "further"
 
 

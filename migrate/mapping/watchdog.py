@@ -20,8 +20,8 @@ def gate(view: View, context: Context) -> tuple[str, str] | str | None:
         return None if action == "reset" else "built-in"
     if context.arch not in KNOWN:
         return "arch", context.arch
-    first = next(leaf.node.path for leaf in view.every("/devices.watchdog.model") if leaf.value != BUILT_IN)
-    if view.node.path != first:
+    text, watchdogs = context.document.text, context.document.nodes["devices.watchdog"]
+    if view.node is not next(node for node in watchdogs if text(f"{node.path}.model") != BUILT_IN):
         return "further"
     return "none" if action == "none" else None
 
