@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["cluster.fixtures"]
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 # mkfs.fat and libvirtd lie where only root's PATH leads.
