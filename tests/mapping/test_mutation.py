@@ -30,7 +30,7 @@ DOMAINS = [*sorted((TESTS / "golden").glob("*.xml")), *sorted((TESTS / "corpus" 
 RULES = all_rules.load()
 KNOWN = vocabulary.load()
 TARGET = target("1.9")
-SITE = sites._site(
+SITE = sites.checked(
     {
         "networks": {"network:default": {"multus": "vms/lan"}, "bridge:br0": {"multus": "vms/br0"}},
         "hostDevices": {"pci:0000:81:00.0": "vendor.com/gpu"},
