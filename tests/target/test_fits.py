@@ -1,0 +1,306 @@
+"""A VM that asks for much, and a cluster that has all of it: each thing taken away is one finding."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from migrate.model import VM, PlannedDisk, Translation
+from migrate.target import vocabulary
+from migrate.target.cluster import Address, Cluster, Limit, Listing, Modes, Node, Origin, Quota
+from migrate.target.fits import Misfit, misfits
+
+TARGET = vocabulary.target("1.9", "+HypervStrictCheck")
+GIB = 2**30
+MAC = "52:54:00:00:00:01"
+SPEC: dict[str, Any] = {
+    "architecture": "amd64",
+    "nodeSelector": {"zone": "a"},
+    "networks": [{"name": "default", "pod": {}}, {"name": "lan", "multus": {"networkName": "lan"}}],
+    "domain": {
+        "machine": {"type": "q35"},
+        "cpu": {
+            "model": "Skylake-Client",
+            "features": [{"name": "vmx"}, {"name": "avx", "policy": "disable"}],
+            "sockets": 2,
+            "cores": 2,
+            "dedicatedCpuPlacement": True,
+            "realtime": {},
+        },
+        "memory": {"guest": "4Gi", "hugepages": {"pageSize": "1Gi"}},
+        "features": {"hyperv": {"vpindex": {"enabled": True}, "ipi": {"enabled": False}}},
+        "launchSecurity": {"sev": {}},
+        "devices": {
+            "autoattachVSOCK": True,
+            "tpm": {},
+            "hostDevices": [{"name": "nic0", "deviceName": "intel.com/x710"}],
+            "gpus": [
+                {"name": "gpu0", "deviceName": "nvidia.com/a40"},
+                {"name": "gpu1", "deviceName": "nvidia.com/a40"},
+            ],
+            "interfaces": [
+                {"name": "default", "masquerade": {}},
+                {"name": "lan", "sriov": {}, "macAddress": MAC.upper()},
+            ],
+        },
+    },
+}
+LABELS = {
+    "kubevirt.io/schedulable": "true",
+    "kubernetes.io/arch": "amd64",
+    "zone": "a",
+    "cpu-model.node.kubevirt.io/Skylake-Client": "true",
+    "cpu-feature.node.kubevirt.io/vmx": "true",
+    "machine-type.node.kubevirt.io/q35": "true",
+    "machine-type.node.kubevirt.io/pc-q35-8.2": "true",
+    "hyperv.node.kubevirt.io/vpindex": "true",
+    "cpumanager": "true",
+    "kubevirt.io/realtime": "true",
+    "kubevirt.io/sev": "true",
+}
+ALLOCATABLE = {
+    "memory": 3 * GIB,
+    "cpu": 4,
+    "hugepages-1Gi": 4 * GIB,
+    "intel.com/x710": 1,
+    "intel.com/vf": 1,
+    "nvidia.com/a40": 2,
+    "devices.kubevirt.io/vhost-vsock": 1,
+}
+FULL = Node(LABELS, (), {name: Fraction(number) for name, number in ALLOCATABLE.items()})
+CLASS, MODES = {("", "fast"): False}, (Modes(("ReadWriteMany", "ReadWriteOnce"), "Filesystem"),)
+CLUSTER = Cluster(
+    context="c",
+    kubevirt="v1.9.0",
+    configuration={
+        "permittedHostDevices": {
+            "pciHostDevices": [{"resourceName": "intel.com/x710"}],
+            "mediatedDevices": [{"resourceName": "nvidia.com/a40"}],
+        }
+    },
+    nodes=Listing({("", "n1"): FULL}),
+    namespaces=Listing({("", "vms"): "baseline"}),
+    storage_classes=Listing(CLASS),
+    storage_profiles=Listing({("", "fast"): MODES}),
+    networks=Listing({("vms", "lan"): "intel.com/vf"}),
+    preferences=Listing({("", "VirtualMachineClusterPreference/rhel.9"): None}),
+)
+
+
+def wanted(size: str = "10Gi", **spec: Any) -> Translation:
+    """SPEC with some of its fields changed, and one claim."""
+    vm = VM("web", "u", "libvirt", "qemu://h/system", "qemu://h/system", folder="web")
+    template = {"spec": copy.deepcopy(SPEC) | spec}
+    claim = {
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "web-vda", "namespace": "vms"},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "volumeMode": "Filesystem",
+            "storageClassName": "fast",
+            "resources": {"requests": {"storage": size}},
+        },
+    }
+    found = Translation(vm, [], claims=[claim])
+    found.disks = [PlannedDisk("vda", "vms", "web-vda", "file", None, None, None, None, None)]
+    found.manifest = {
+        "kind": "VirtualMachine",
+        "metadata": {"name": "web", "namespace": "vms"},
+        "spec": {"preference": {"name": "rhel.9"}, "template": template},
+    }
+    return found
+
+
+def found(translation: Translation, cluster: Cluster) -> list[Misfit]:
+    return list(misfits(translation, cluster, TARGET, Counter()))
+
+
+def without(label: str = "", resource: str = "", number: int = 0) -> Cluster:
+    """The cluster, whose node lacks a label or has less of a resource."""
+    labels = {name: value for name, value in LABELS.items() if name != label}
+    allocatable = FULL.allocatable | ({resource: Fraction(number)} if resource else {})
+    return replace(CLUSTER, nodes=Listing({("", "n1"): Node(labels, (), allocatable)}))
+
+
+def configured(**fields: Any) -> Cluster:
+    return replace(CLUSTER, configuration=CLUSTER.configuration | fields)
+
+
+def limited(kind: str, **most: int) -> Cluster:
+    row = Limit(kind, {}, {name: Fraction(number) for name, number in most.items()})
+    return replace(CLUSTER, limits=Listing({("vms", "l"): (row,)}))
+
+
+def test_a_vm_that_has_all_it_asks_for_fits() -> None:
+    assert found(wanted(), CLUSTER) == []
+
+
+MACHINE, MODEL, DEVICE = "domain.machine.type", "domain.cpu.model", "domain.devices.hostDevices[nic0].deviceName"
+STORAGE_CLASS = "PersistentVolumeClaim[vda].spec.storageClassName"
+NAME, NAMESPACE = "VirtualMachine.metadata.name", "VirtualMachine.metadata.namespace"
+LAN = "networks[lan].multus.networkName"
+ADDRESS = "domain.devices.interfaces[lan].macAddress"
+SIZE = "PersistentVolumeClaim[vda].spec.resources.requests.storage"
+CASES = [
+    ("unread", None, replace(CLUSTER, unread=("nodes",))),
+    ("namespace", NAMESPACE, replace(CLUSTER, namespaces=Listing())),
+    ("pod-security", NAMESPACE, replace(CLUSTER, namespaces=Listing({("", "vms"): "restricted"}))),
+    ("name-taken", NAME, replace(CLUSTER, machines=Listing({("vms", "web"): Origin()}))),
+    ("there-already", NAME, replace(CLUSTER, machines=Listing({("vms", "web"): Origin("qemu://h/system", "u")}))),
+    (
+        "claim-taken",
+        "PersistentVolumeClaim[vda].metadata.name",
+        replace(CLUSTER, claims=Listing({("vms", "web-vda"): None})),
+    ),
+    ("mac-taken", ADDRESS, replace(CLUSTER, addresses={MAC: (Address("x/y", ""), Address("a/b", "vms/lan"))})),
+    ("mac-elsewhere", ADDRESS, replace(CLUSTER, addresses={MAC: (Address("a/b", "a/lan"),)})),
+    ("machine-type", MACHINE, configured(emulatedMachines=["pc-q35*"])),
+    (
+        "machine-type",
+        "domain.machine.type",
+        configured(architectureConfiguration={"amd64": {"emulatedMachines": ["v*"]}}),
+    ),
+    ("machine-type", MACHINE, without(label="machine-type.node.kubevirt.io/q35")),
+    ("preference", "VirtualMachine.spec.preference.name", replace(CLUSTER, preferences=Listing())),
+    ("default-class", STORAGE_CLASS, replace(CLUSTER, storage_classes=Listing({("", "slow"): False}))),
+    ("storage-class", STORAGE_CLASS, replace(CLUSTER, storage_classes=Listing({("", "slow"): True}))),
+    (
+        "storage-modes",
+        "PersistentVolumeClaim[vda].spec.accessModes",
+        replace(CLUSTER, storage_profiles=Listing({("", "fast"): (Modes(("ReadWriteOnce",), "Block"),)})),
+    ),
+    ("limit-claim", SIZE, limited("PersistentVolumeClaim", storage=GIB)),
+    ("limit-container", "domain.cpu.sockets", limited("Container", cpu=1)),
+    ("limit-pod", "domain.memory.guest", limited("Pod", memory=GIB)),
+    ("no-nodes", None, without(label="kubevirt.io/schedulable")),
+    ("no-nodes", None, replace(CLUSTER, nodes=Listing({("", "n1"): replace(FULL, taints=("gpu",))}))),
+    ("architecture", "architecture", without(label="kubernetes.io/arch")),
+    ("node-selector", "nodeSelector[zone]", without(label="zone")),
+    ("cpu-model", MODEL, without(label="cpu-model.node.kubevirt.io/Skylake-Client")),
+    ("cpu-feature", "domain.cpu.features[vmx].policy", without(label="cpu-feature.node.kubevirt.io/vmx")),
+    ("cpu-manager", "domain.cpu.dedicatedCpuPlacement", without(label="cpumanager")),
+    ("realtime", "domain.cpu.realtime", without(label="kubevirt.io/realtime")),
+    ("hyperv", "domain.features.hyperv.vpindex", without(label="hyperv.node.kubevirt.io/vpindex")),
+    ("launch-security", "domain.launchSecurity.sev", without(label="kubevirt.io/sev")),
+    ("memory", "domain.memory.guest", without(resource="memory", number=GIB)),
+    ("cpu", "domain.cpu.sockets", without(resource="cpu", number=3)),
+    ("huge-pages", "domain.memory.hugepages.pageSize", without(resource="hugepages-1Gi", number=3 * GIB)),
+    ("device", DEVICE, without(resource="intel.com/x710")),
+    ("device", "domain.devices.gpus[gpu0].deviceName", without(resource="nvidia.com/a40", number=1)),
+    ("device", LAN, without(resource="intel.com/vf")),
+    ("device", "domain.devices.autoattachVSOCK", without(resource="devices.kubevirt.io/vhost-vsock")),
+]
+
+
+@pytest.mark.parametrize(("id", "path", "cluster"), CASES, ids=[f"{case[0]}-{case[1]}" for case in CASES])
+def test_what_is_taken_away_is_found(id: str, path: str | None, cluster: Cluster) -> None:
+    translation = wanted()
+    if id == "default-class":
+        del translation.claims[0]["spec"]["storageClassName"]
+    (misfit,) = found(translation, cluster)
+    assert (misfit.id, misfit.target) == (id, path)
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{case[0]}-{case[1]}" for case in CASES])
+def test_sentences_are_whole(case: tuple[str, str | None, Cluster]) -> None:
+    for misfit in found(wanted(), case[2]):
+        assert misfit.because.endswith(".") and "None" not in misfit.because.replace("None of", "")
+        assert misfit.remedy
+
+
+def test_a_network_that_is_missing_is_named_with_what_there_is() -> None:
+    cluster = replace(CLUSTER, networks=Listing({("vms", "lan2"): "intel.com/vf"}))
+    (misfit,) = found(wanted(), cluster)
+    assert (misfit.id, misfit.target) == ("network", LAN)
+    assert "there is vms/lan2" in misfit.because
+
+
+def test_host_devices_have_to_be_permitted() -> None:
+    ids = [misfit.id for misfit in found(wanted(), configured(permittedHostDevices={"pciHostDevices": None}))]
+    assert ids == ["host-device"] * 3
+
+
+def test_needs_that_only_different_nodes_meet_are_one_finding() -> None:
+    small = replace(FULL, allocatable=FULL.allocatable | {"cpu": Fraction(1)})
+    other = replace(FULL, labels={name: value for name, value in LABELS.items() if name != "zone"})
+    (misfit,) = found(wanted(), replace(CLUSTER, nodes=Listing({("", "n1"): small, ("", "n2"): other})))
+    assert misfit.id == "no-node" and misfit.severity == "blocker"
+    assert "4 CPUs" in misfit.because
+
+
+def test_what_was_not_read_is_not_judged() -> None:
+    nothing: Any = Listing(scope=None)
+    names = ("nodes", "namespaces", "storage_classes", "networks", "preferences")
+    blind = replace(CLUSTER, **dict.fromkeys(names, nothing))
+    assert found(wanted(), blind) == []
+    elsewhere = replace(CLUSTER, networks=Listing(scope="other"))
+    assert found(wanted(), elsewhere) == []
+
+
+def test_tolerated_taints_keep_no_vm_off() -> None:
+    tainted = replace(CLUSTER, nodes=Listing({("", "n1"): replace(FULL, taints=("gpu",))}))
+    assert found(wanted(tolerations=[{"key": "gpu", "operator": "Exists"}]), tainted) == []
+
+
+def test_restricted_pod_security_lets_vms_with_a_seccomp_profile_run() -> None:
+    profile = {"virtualMachineInstanceProfile": {"customProfile": {"runtimeDefaultProfile": True}}}
+    cluster = configured(seccompConfiguration=profile)
+    assert found(wanted(), replace(cluster, namespaces=Listing({("", "vms"): "restricted"}))) == []
+
+
+def test_an_instance_type_brings_its_own_cpus_and_memory() -> None:
+    translation = wanted()
+    translation.manifest["spec"]["instancetype"] = {"name": "u1.large"}
+    cluster = without(resource="cpu", number=1)
+    types = Listing({("", "VirtualMachineClusterInstancetype/u1.large"): None})
+    assert found(translation, replace(cluster, instancetypes=types)) == []
+    assert [misfit.id for misfit in found(translation, cluster)] == ["instancetype"]
+
+
+def test_memory_is_the_guests_and_what_runs_beside_it() -> None:
+    domain = {"memory": {"guest": "1Gi"}, "cpu": {"sockets": 1}}
+    beside = (248 + 8 + 32) * 2**20 + GIB // 512
+    bare: dict[str, Any] = {"architecture": "amd64", "domain": domain, "networks": [], "nodeSelector": {}}
+    assert found(wanted(**bare), without(resource="memory", number=GIB + beside)) == []
+    (misfit,) = found(wanted(**bare), without(resource="memory", number=GIB + beside - 1))
+    assert misfit.id == "memory"
+
+
+def test_overcommitted_memory_is_asked_for_in_part() -> None:
+    bare: dict[str, Any] = {"domain": {"memory": {"guest": "4Gi"}, "cpu": {}}, "networks": [], "nodeSelector": {}}
+    cluster = without(resource="memory", number=3 * GIB)
+    assert [misfit.id for misfit in found(wanted(**bare), cluster)] == ["memory"]
+    overcommitted = replace(cluster, configuration={"developerConfiguration": {"memoryOvercommit": 200}})
+    assert found(wanted(**bare), overcommitted) == []
+
+
+def test_a_quota_counts_over_all_vms_of_the_plan() -> None:
+    quota = Quota({"requests.storage": Fraction(25 * GIB)}, {"requests.storage": Fraction(0)})
+    cluster, used = replace(CLUSTER, quotas=Listing({("vms", "disks"): quota})), Counter()
+    results = [list(misfits(wanted(size), cluster, TARGET, used)) for size in ("10Gi", "20Gi", "10Gi", "10Gi")]
+    assert [[misfit.id for misfit in result] for result in results] == [[], ["quota"], [], ["quota"]]
+    assert "20 GiB of requests.storage is taken" in results[-1][0].because
+
+
+def test_blocked_vms_take_nothing_of_a_quota() -> None:
+    quota = Quota({"persistentvolumeclaims": Fraction(1)})
+    full = replace(CLUSTER, quotas=Listing({("vms", "disks"): quota}))
+    used: Counter[Any] = Counter()
+    (misfit,) = misfits(wanted(), replace(full, namespaces=Listing()), TARGET, used)
+    assert misfit.id == "namespace"
+    assert list(misfits(wanted(), full, TARGET, used)) == []
+
+
+@pytest.mark.parametrize(("hard", "expected"), [(4, []), (3, ["quota-running"]), (1, ["quota"] * 2)])
+def test_quotas_of_what_runs_warn_unless_one_vm_is_too_much(hard: int, expected: list[str]) -> None:
+    quota = Quota(
+        {"requests.nvidia.com/a40": Fraction(hard + 1)} if hard > 1 else {"requests.nvidia.com/a40": Fraction(1)}
+    )
+    cluster, used = replace(CLUSTER, quotas=Listing({("vms", "gpus"): quota})), Counter()
+    ids = [misfit.id for _ in range(2) for misfit in misfits(wanted(), cluster, TARGET, used)]
+    assert ids == expected
