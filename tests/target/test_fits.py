@@ -298,9 +298,7 @@ def test_blocked_vms_take_nothing_of_a_quota() -> None:
 
 @pytest.mark.parametrize(("hard", "expected"), [(4, []), (3, ["quota-running"]), (1, ["quota"] * 2)])
 def test_quotas_of_what_runs_warn_unless_one_vm_is_too_much(hard: int, expected: list[str]) -> None:
-    quota = Quota(
-        {"requests.nvidia.com/a40": Fraction(hard + 1)} if hard > 1 else {"requests.nvidia.com/a40": Fraction(1)}
-    )
+    quota = Quota({"requests.nvidia.com/a40": Fraction(hard)})
     cluster, used = replace(CLUSTER, quotas=Listing({("vms", "gpus"): quota})), Counter()
     ids = [misfit.id for _ in range(2) for misfit in misfits(wanted(), cluster, TARGET, used)]
     assert ids == expected

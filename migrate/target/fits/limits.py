@@ -65,15 +65,14 @@ def quotas(wanted: Wanted, used: Used, blocked: bool) -> Iterator[Misfit]:
             if not asked or taken + asked <= hard:
                 continue
             because = (
-                f"Quota {name} of namespace {inside} allows {_shown(resource, hard)}; with the VMs planned before "
+                f"Quota {name} of namespace {inside} allows {_shown(resource, hard)}; {_shown(resource, taken)} is "
             )
-            because += f"this one {_shown(resource, taken)} is taken, and this one asks for {_shown(resource, asked)}"
+            because += f"taken with the VMs planned before, and this one asks for {_shown(resource, asked)}"
             path = f"ResourceQuota[{name}].spec.hard[{resource}]"
             if resource in pod and asked <= hard:
                 because += ", so that they cannot all run at once."
-                yield Misfit(
-                    "quota-running", "warning", None, because, "Have the quota raised, or start them in turns."
-                )
+                remedy = "Have the quota raised, or start them in turns."
+                yield Misfit("quota-running", "warning", path, because, remedy)
                 continue
             blocked = True
             remedy = "Have the quota raised, or plan fewer VMs into the namespace."
