@@ -44,6 +44,14 @@ class Listing(Generic[T]):
         """Whether the objects of a namespace were read, so that one that is not here is not there."""
         return self.scope in (EVERYWHERE, namespace)
 
+    def get(self, name: str, namespace: str = "") -> T | None:
+        """One object, None where it was not seen."""
+        return self.items.get((namespace, name))
+
+    def has(self, name: str, namespace: str = "") -> bool:
+        """Whether an object was seen."""
+        return (namespace, name) in self.items
+
     def within(self, namespace: str = "") -> dict[str, T]:
         """The objects of a namespace by name."""
         return {name: item for (inside, name), item in self.items.items() if inside == namespace}

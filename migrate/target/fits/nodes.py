@@ -159,7 +159,7 @@ def path_of(wanted: Wanted, resource: str) -> str:
 def _resource_of(wanted: Wanted, network: str) -> str | None:
     """The resource that a NIC on a network takes."""
     inside, _, name = network.partition("/")
-    return wanted.cluster.networks.within(inside).get(name)
+    return wanted.cluster.networks.get(name, inside)
 
 
 def _amount(wanted: Wanted, name: str, number: Fraction) -> Need:

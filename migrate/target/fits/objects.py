@@ -21,7 +21,7 @@ def namespace(wanted: Wanted) -> Iterator[Misfit]:
     name, path, cluster = wanted.namespace, "VirtualMachine.metadata.namespace", wanted.cluster
     if not cluster.namespaces.knows():
         return
-    level = cluster.namespaces.within().get(name)
+    level = cluster.namespaces.get(name)
     if level is None:
         because = f"The cluster has no namespace {name}, so it refuses the VM and its claims."
         yield Misfit("namespace", "blocker", path, because, f"kubectl create namespace {name}")
@@ -35,7 +35,7 @@ def namespace(wanted: Wanted) -> Iterator[Misfit]:
 def names(wanted: Wanted) -> Iterator[Misfit]:
     """Names of the VM and its claims that stand for something else already."""
     inside, name, source = wanted.namespace, wanted.name, wanted.translation.vm
-    there = wanted.cluster.machines.within(inside).get(name)
+    there = wanted.cluster.machines.get(name, inside)
     if there and there == (source.source, source.uuid):
         because = f"This VM is in the cluster already, as {inside}/{name}."
         yield Misfit(
@@ -45,10 +45,9 @@ def names(wanted: Wanted) -> Iterator[Misfit]:
         because = f"Namespace {inside} has another VM named {name}."
         remedy = "Plan into another namespace, or rename or delete that VM."
         yield Misfit("name-taken", "blocker", "VirtualMachine.metadata.name", because, remedy)
-    claims = wanted.cluster.claims.within(inside)
     for volume, claim in wanted.claims:
         name = claim["metadata"]["name"]
-        if name in claims:
+        if wanted.cluster.claims.has(name, inside):
             path = f"PersistentVolumeClaim[{volume}].metadata.name"
             because = f"Namespace {inside} has a claim named {name}, which the copy would overwrite."
             remedy = "Delete that claim if nothing needs it, or plan into another namespace."
@@ -60,7 +59,7 @@ def networks(wanted: Wanted) -> Iterator[Misfit]:
     there = wanted.cluster.networks
     for label, network in wanted.networks.items():
         inside, _, name = network.partition("/")
-        if network and there.knows(inside) and name not in there.within(inside):
+        if network and there.knows(inside) and not there.has(name, inside):
             because = f"The cluster has no NetworkAttachmentDefinition {network}, so the VM never starts"
             because += instead(("/".join(key) for key in there.items), network)
             remedy = "Create it, or name another one in the site file."
@@ -120,7 +119,7 @@ def types(wanted: Wanted) -> Iterator[Misfit]:
         named = wanted.vm.get("spec", {}).get(field) or {}
         kind, name = named.get("kind") or usual, named.get("name")
         inside = "" if "Cluster" in kind else wanted.namespace
-        if name and there.knows(inside) and f"{kind}/{name}" not in there.within(inside):
+        if name and there.knows(inside) and not there.has(f"{kind}/{name}", inside):
             because = f"The cluster has no {kind} {name}, so it refuses the VM"
             because += instead((each.partition("/")[2] for each in there.within(inside)), name)
             remedy = "Create it, or name another one in the site file."

@@ -30,7 +30,7 @@ def classes(wanted: Wanted) -> Iterator[Misfit]:
 
 
 def _modes(volume: str, spec: Object, name: str, wanted: Wanted) -> Iterator[Misfit]:
-    known = wanted.cluster.storage_profiles.within().get(name, ())
+    known = wanted.cluster.storage_profiles.get(name) or ()
     mode, access = spec.get("volumeMode", "Filesystem"), set(spec.get("accessModes", []))
     if known and not any(mode == of and access <= set(can) for can, of in known):
         offers = "; ".join(f"{of} with {', '.join(can)}" for can, of in known)
