@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from pathlib import Path
@@ -12,7 +13,8 @@ from migrate.model import Refused
 from migrate.site import nearest
 
 INDEX = re.compile(r"\[[^\]]*\]")
-TEMPLATE = ("VirtualMachine.spec.template.spec.", "spec.template.spec.")
+KEY = re.compile(r"\[([^\]]*)\]")
+OBJECTS = ("VirtualMachine", "PersistentVolumeClaim")
 
 
 def explain(plan: Path, vm: str, path: str) -> dict[str, Any]:
@@ -20,29 +22,84 @@ def explain(plan: Path, vm: str, path: str) -> dict[str, Any]:
 
     Indices and keys can be left out: then all that fits is told. Raises Refused where nothing fits.
     """
-    row = _row(plan, vm)
-    lines = [json.loads(line) for line in (plan / row["folder"] / "ledger.jsonl").read_text("utf-8").splitlines()]
-    wanted = next((path.removeprefix(prefix) for prefix in TEMPLATE if path.startswith(prefix)), path)
-    found = [line for line in lines if _is(line["path"], wanted) or any(_is(name, wanted) for name in line["writes"])]
-    gains = [gain for gain in row["gains"] if _is(gain["path"], wanted)]
-    findings = [item for item in row["findings"] if item["path"] is None and _is(item["target"] or "", wanted)]
+    try:
+        row = _row(plan, vm)
+        ledger = plan / row["folder"] / "ledger.jsonl"
+        lines = [json.loads(line) for line in ledger.read_text("utf-8").split("\n") if line]
+    except OSError as error:
+        raise Refused(f"{error.filename}: {error.strerror}; give a folder that `plan` wrote") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Refused(f"{plan}: is no plan ({error}); plan again") from None
+    fields = _wanted(path, lines, plan / row["manifest"])
+    found = [
+        line for line in lines if _is(line["path"], path) or any(_is_field(name, fields) for name in line["writes"])
+    ]
+    gains = [gain for gain in row["gains"] if _is_field(gain["path"], fields)]
+    leafless = (item for item in row["findings"] if item["path"] is None and item["target"])
+    findings = [item for item in leafless if _is_field(item["target"], fields)]
     if not found and not gains and not findings:
         names = {line["path"] for line in lines} | {name for line in lines for name in line["writes"]}
-        raise Refused(f"{path}: neither in the source of {row['name']} nor in its manifest{nearest(path, names)[:300]}")
+        close = difflib.get_close_matches(path, names, n=1)
+        hint = f"did you mean {close[0]}?" if close else "give a path of ledger.jsonl or vm.yaml, `devices` for one"
+        raise Refused(f"{path}: neither in the source of {row['name']} nor in its manifest; {hint}")
     return {"vm": row["name"], "path": path, "leaves": found, "gains": gains, "findings": findings}
 
 
 def _row(plan: Path, vm: str) -> dict[str, Any]:
-    try:
-        report = json.loads((plan / "report.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise Refused(f"{plan}: no plan ({getattr(error, 'strerror', None) or error}); give a plan folder") from None
+    report = json.loads((plan / "report.json").read_text("utf-8"))
     rows = [row for row in report["vms"] if vm in (row["folder"], row["name"], row["uuid"], row["id"])]
     if len(rows) > 1:
         raise Refused(f"{vm}: {len(rows)} VMs are meant; give one of {', '.join(row['folder'] for row in rows[:5])}")
     if not rows:
         raise Refused(f"{vm}: no such VM in this plan{nearest(vm, [row['folder'] for row in report['vms']])[:300]}")
     return rows[0]
+
+
+def _wanted(path: str, lines: list[dict[str, Any]], manifest: Path) -> list[str]:
+    """The whole paths of target fields, from their object down, that a path means as it is written in its file.
+
+    Items of lists may be named by key or by position, claims by name, and the way down to a field may be left out.
+    """
+    claims = {
+        value: name.removesuffix(".metadata.name")
+        for line in lines
+        for name, value in line["writes"].items()
+        if name.startswith("PersistentVolumeClaim[") and name.endswith("].metadata.name")
+    }
+    for name, claim in claims.items():
+        if path in (name, f"PersistentVolumeClaim[{name}]") or path.startswith(f"PersistentVolumeClaim[{name}]."):
+            return [claim + path.partition("]")[2], f"PersistentVolumeClaim[{name}]{path.partition(']')[2]}"]
+    if path.startswith(OBJECTS):
+        return [_keyed(path, manifest)]
+    return [_keyed(f"{start}{path}", manifest) for start in ("VirtualMachine.", "VirtualMachine.spec.template.spec.")]
+
+
+def _keyed(path: str, manifest: Path) -> str:
+    """A path of the VM with the keys of list items in place of their positions in vm.yaml."""
+    if not re.search(r"\[\d+\]", path) or not path.startswith("VirtualMachine."):
+        return path
+    import yaml
+
+    try:
+        node = yaml.load(manifest.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise Refused(f"{manifest}: cannot be read: {str(error).splitlines()[0]}; name list items by key") from None
+    keyed = "VirtualMachine"
+    for name, position in re.findall(r"\.([^.\[\]]+)(?:\[([^\]]*)\])?", path.removeprefix("VirtualMachine")):
+        node = node.get(name) if isinstance(node, dict) else None
+        keyed += f".{name}" + (f"[{position}]" if position else "")
+        if position.isdigit() and isinstance(node, list) and int(position) < len(node):
+            node = node[int(position)]
+            if isinstance(node, dict) and "name" in node:
+                keyed = f"{keyed.rpartition('[')[0]}[{node['name']}]"
+    return keyed
+
+
+def _is_field(path: str, fields: list[str]) -> bool:
+    """Whether a target path of the ledger is one of the fields or lies below it."""
+    whole = path if path.startswith(OBJECTS) else f"VirtualMachine.spec.template.spec.{path}"
+    dotted = KEY.sub(r".\1", whole)
+    return any(_is(whole, field) or _is(dotted, KEY.sub(r".\1", field)) for field in fields)
 
 
 def _is(path: str, wanted: str) -> bool:
