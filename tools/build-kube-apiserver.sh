@@ -13,12 +13,21 @@ tree=$work/src/k8s.io/kubernetes
 export GOROOT=/usr/lib/go-1.19 GOPATH=$work GOCACHE=$work/cache GOTMPDIR=$work GO111MODULE=off GOFLAGS='' CGO_ENABLED=0
 export PATH=$GOROOT/bin:$PATH
 
-# The machine's own Debian mirror, asked for sources too; apt keeps what it learns in the work folder and verifies it.
-apt_sources() {
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+mirrors() {
     local key=/usr/share/keyrings/debian-archive-keyring.gpg
     apt-get indextargets 'Created-By: Packages' 'Origin: Debian' 'Codename: bookworm' 'Component: main' \
         --format "deb-src [signed-by=$key] \$(REPO_URI) \$(CODENAME) \$(COMPONENT)" | sort -u > "$work/sources.list"
-    [ -s "$work/sources.list" ] || die "apt knows no Debian 12 mirror (component main) on this machine"
+    [ -s "$work/sources.list" ]
+}
+
+# The machine's own Debian mirror, asked for sources too; apt keeps what it learns in the work folder and verifies it.
+apt_sources() {
+    # Without package lists, as in containers, apt knows no mirror by its name.
+    mirrors || { as_root apt-get -qq update && mirrors; } || die "apt knows no Debian 12 mirror (component main) here"
     mkdir -p "$work/lists/partial"
     options=(-qq -o "Dir::Etc::SourceList=$work/sources.list" -o Dir::Etc::SourceParts=/dev/null
         -o "Dir::State::Lists=$work/lists" -o "Dir::Cache=$work" -o APT::Sandbox::User=root)

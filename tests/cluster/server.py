@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import socket
 import subprocess
 import tempfile
@@ -77,6 +78,8 @@ class Server:
 def running() -> Iterator[Server]:
     """A server with the definitions of KubeVirt, CDI and Multus; about 8 s."""
     assert BINARY.exists(), "tools/build-kube-apiserver.sh makes the API server, once"
+    # A proxy of the environment does not lead to loopback.
+    os.environ["NO_PROXY"] = "127.0.0.1"
     with tempfile.TemporaryDirectory(prefix="kube-") as folder, _processes(Path(folder)) as kubeconfig:
         client = api.connect("admin", kubeconfig)
         _wait(lambda: client.list(Namespace), "the API server")
