@@ -21,12 +21,13 @@ from lightkube import ApiError, Client
 from lightkube.core.resource import NamespacedResource
 from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
 from lightkube.resources.core_v1 import Namespace, Node, ResourceQuota
-from lightkube.resources.rbac_authorization_v1 import ClusterRole, ClusterRoleBinding
+from lightkube.resources.rbac_authorization_v1 import ClusterRole, ClusterRoleBinding, Role, RoleBinding
 
 from migrate.target import api
 
 BINARY = Path(__file__).parents[2] / ".cache/kube-apiserver"
 KUBEVIRT = "1.9"
+RULES = (ClusterRole, ClusterRoleBinding, Role, RoleBinding)
 # The contexts of the kubeconfig, each with the user of its name and the groups it is in.
 USERS = {"admin": "system:masters", "stranger": "strangers"}
 
@@ -51,26 +52,25 @@ class Server:
         """Makes a namespace, or gives it these labels alone."""
         self.client.apply(Namespace.from_dict({"metadata": {"name": name, "labels": labels}}), force=True)
 
-    def let_read(self, user: str, *plurals: str) -> None:
-        """Lets a user list kinds in the whole cluster."""
+    def let_read(self, user: str, *plurals: str, namespace: str | None = None) -> None:
+        """Lets a user list kinds, in a namespace or in the whole cluster."""
         groups = sorted({api.kinds()[plural]._api_info.resource.group for plural in plurals})
         rule = {"apiGroups": groups, "resources": list(plurals), "verbs": ["list"]}
-        self.client.create(ClusterRole.from_dict({"metadata": {"name": f"let-{user}"}, "rules": [rule]}))
+        metadata = {"name": f"let-{user}", "namespace": namespace}
+        role, binding = (Role, RoleBinding) if namespace else (ClusterRole, ClusterRoleBinding)
+        self.client.create(role.from_dict({"metadata": metadata, "rules": [rule]}))
         subject = {"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}
-        role = {"kind": "ClusterRole", "name": f"let-{user}", "apiGroup": "rbac.authorization.k8s.io"}
-        binding = {"metadata": {"name": f"let-{user}"}, "roleRef": role, "subjects": [subject]}
-        self.client.create(ClusterRoleBinding.from_dict(binding))
+        given = {"kind": role.__name__, "name": f"let-{user}", "apiGroup": "rbac.authorization.k8s.io"}
+        self.client.create(binding.from_dict({"metadata": metadata, "roleRef": given, "subjects": [subject]}))
 
     def clear(self) -> None:
         """Deletes what tests made. Namespaces stay: only a controller, of which none runs, could end them."""
-        for kind in (*api.kinds().values(), ClusterRole, ClusterRoleBinding):
+        for kind in (*api.kinds().values(), *RULES):
             everywhere = {"namespace": "*"} if issubclass(kind, NamespacedResource) else {}
             for item in self.client.list(kind, **everywhere):
                 name, inside = item.metadata.name, item.metadata.namespace
-                if kind is Namespace or (kind in (ClusterRole, ClusterRoleBinding) and not name.startswith("let-")):
+                if kind is Namespace or (kind in RULES and not name.startswith("let-")):
                     continue
-                if item.metadata.finalizers:
-                    self.client.patch(kind, name, {"metadata": {"finalizers": None}}, namespace=inside)
                 self.client.delete(kind, name, **({"namespace": inside} if inside else {}), grace_period=0)
 
 

@@ -145,6 +145,14 @@ def test_what_may_not_be_read_is_named_and_not_judged(fitting: Server) -> None:
     assert not found.networks.knows("vms")
 
 
+def test_one_namespace_is_read_where_all_may_not_be(fitting: Server) -> None:
+    fitting.let_read("stranger", "network-attachment-definitions", namespace="vms")
+    found = cluster.read(api.connect("stranger", fitting.kubeconfig), "vms")
+    assert list(found.networks.within("vms")) == ["office"]
+    assert found.networks.knows("vms") and not found.networks.knows("other")
+    assert "network-attachment-definitions of other namespaces" in found.unread
+
+
 def test_a_vm_that_fits_is_not_blocked(planned: Callable[..., Any]) -> None:
     assert ids(planned("--dry-run", "server")) == []
 
