@@ -17,7 +17,7 @@ from migrate.target.fits import Misfit, misfits
 
 TARGET = vocabulary.target("1.9", "+HypervStrictCheck")
 GIB = 2**30
-MAC = "52:54:00:00:00:01"
+MAC = "52:54:00:ab:cd:01"
 SPEC: dict[str, Any] = {
     "architecture": "amd64",
     "nodeSelector": {"zone": "a"},
