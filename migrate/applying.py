@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 from migrate import inventory as inventories
 from migrate import journal as journals
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from migrate.journal import Journal
     from migrate.transfer.file import DirectoryTarget
 
-PLAN = "plan.json"
+PLAN, SCHEMA = "plan.json", 1
 
 
 @dataclass(slots=True)
@@ -49,19 +49,27 @@ def planned(folder: Path, select: Selection) -> list[Planned]:
     """The selected VMs of a plan folder. Raises Refused where it is none, or was edited into nonsense."""
     try:
         document = json.loads((folder / PLAN).read_text("utf-8"))
-        rows = [
-            Planned(
-                inventories.record(VM, row["vm"], "vm"),
-                row["verdict"],
-                [inventories.record(PlannedDisk, disk, "disk") for disk in row["disks"]],
-            )
-            for row in document["vms"]
-        ]
+        if document["schema"] != SCHEMA:
+            raise ValueError(f"it is not of schema {SCHEMA}")
+        rows = [_row(row) for row in document["vms"]]
+        folders = [row.vm.folder for row in rows]
+        if len(set(folders)) < len(folders) or not all(map(inventories.LABEL.fullmatch, folders)):
+            raise ValueError("a folder is no DNS label, or is there twice")
     except OSError as error:
         raise Refused(f"{folder / PLAN}: {error.strerror}; give a folder that `plan` wrote") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise Refused(f"{folder / PLAN}: is no plan ({error}); plan again") from None
-    return [row for row in rows if select.wants(row.vm)]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Refused(f"{folder / PLAN}: is no plan ({str(error).partition(';')[0]}); plan again") from None
+    wanted = [row for row in rows if select.wants(row.vm)]
+    if rows and not wanted:
+        raise Refused(f"{folder}: not one VM of this plan fits --select and --exclude; plan others into another folder")
+    return wanted
+
+
+def _row(row: dict[str, Any]) -> Planned:
+    if row["verdict"] not in get_args(Verdict):
+        raise ValueError(f"{row['verdict']!r} is no verdict")
+    disks = [inventories.record(PlannedDisk, disk, "disk") for disk in row["disks"]]
+    return Planned(inventories.record(VM, row["vm"], "vm"), row["verdict"], disks)
 
 
 def apply(
@@ -69,7 +77,8 @@ def apply(
 ) -> Iterator[Outcome]:
     """Copies the disks of a plan's VMs that are not blocked, one outcome a disk; the journal lets a later run go on.
 
-    What stops one VM does not stop the others. `progress` gets the disk, "copy" or "read back", and the bytes dealt with so far.
+    What stops one VM does not stop the others. `progress` gets the disk, "copy" or "read back", and
+    the bytes dealt with so far.
     """
     rows = planned(folder, select)
     path = folder / journals.NAME
@@ -99,8 +108,8 @@ def _apply_vm(
         evidence = arrived.get((disk.namespace, disk.claim))
         if evidence and transfer.method(disk.method).present(disk, cluster, evidence):
             yield Outcome(name, disk.name, evidence, earlier=True)
-        elif disk.unfit:
-            yield Outcome(name, disk.name, problem=Blocked(disk.unfit))
+        elif reason := disk.unfit or source.unfit(row.vm, disk):
+            yield Outcome(name, disk.name, problem=Blocked(reason))
         else:
             left.append(disk)
     if not left:

@@ -91,7 +91,7 @@ def selection(command: Command) -> Command:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__)
+@click.version_option(__version__, prog_name="kubevirt-migrate")
 def cli() -> None:
     """Moves virtual machines from libvirt, oVirt and OpenStack to KubeVirt and accounts for every attribute.
 
@@ -115,10 +115,12 @@ def list_(source: str, urls: tuple[str, ...], select: Any, exclude: Any, output:
     skipped = [item for item in found if isinstance(item, Skipped)]
     if output == "json":
         _json({"vms": [_listed(vm) for vm in vms], "skipped": [_fields(item) for item in skipped]})
-    else:
+    elif found:
         _print_list(vms)
     for item in skipped:
         _note(f"skipped {item.name}: {item.reason}")
+    if not found:
+        _note("there is no such VM" if select or exclude else "there are no VMs")
     sys.exit(FINDINGS if skipped else 0)
 
 
@@ -139,9 +141,9 @@ def collect(source: str, urls: tuple[str, ...], dir_: Path, select: Any, exclude
     if output == "json":
         _json({"vms": [_listed(vm) for vm in inventory.vms], "skipped": [_fields(item) for item in inventory.skipped]})
     else:
-        _say(
-            f"{len(inventory.vms)} VMs in {dir_}" + (f", {len(inventory.skipped)} skipped" if inventory.skipped else "")
-        )
+        count = len(inventory.vms)
+        skipped = f", {len(inventory.skipped)} skipped" if inventory.skipped else ""
+        _say(f"{count} VM{'' if count == 1 else 's'} in {dir_}{skipped}")
     for item in inventory.skipped:
         _note(f"skipped {item.name}: {item.reason}")
 
@@ -172,7 +174,10 @@ def plan(paths: tuple[Path, ...], dir_: Path, fail_on: str, output: str, **optio
 @output
 def apply(plan: Path, directory: Path, select: Any, exclude: Any, output: str) -> None:
     """Copy the disks of a plan, read them back and keep the proof. A second run goes on where the first ended."""
-    sys.exit(_apply(plan, directory, _selection(select, exclude), output))
+    outcomes = _apply(plan, directory, _selection(select, exclude), output)
+    if output == "json":
+        _json(list(map(_outcome, outcomes)))
+    sys.exit(_worst(outcomes))
 
 
 @cli.command()
@@ -182,7 +187,10 @@ def apply(plan: Path, directory: Path, select: Any, exclude: Any, output: str) -
 @output
 def verify(plan: Path, directory: Path, select: Any, exclude: Any, output: str) -> None:
     """Read the claims again and compare them with the evidence of the copy."""
-    sys.exit(_verify(plan, directory, _selection(select, exclude), output))
+    outcomes = _verify(plan, directory, _selection(select, exclude), output)
+    if output == "json":
+        _json(list(map(_outcome, outcomes)))
+    sys.exit(_worst(outcomes))
 
 
 @cli.command()
@@ -357,16 +365,22 @@ def run(
         pipeline.collect(source, urls, chosen, load(*options["rules"]), inventory)
         summary = _plan((inventory,), planned, select=select, exclude=exclude, **options)
         _show(summary, planned, "text" if output == "text" else "none")
+        stopped = summary.internal or summary.reaches("blocker")
+        if output == "json" and stopped:
+            _json({"plan": str(planned), "copied": [], "verified": []})
         if summary.internal:
             sys.exit(BUG)
-        if summary.reaches("blocker"):
+        if stopped:
             raise Stopped(f"nothing was copied; read {planned}/report.json, mend the blockers and run again")
-    status = _apply(planned, directory, chosen, output)
-    sys.exit(status or _verify(planned, directory, chosen, "text" if output == "text" else "none"))
+    copied = _apply(planned, directory, chosen, output)
+    verified = [] if _worst(copied) else _verify(planned, directory, chosen, output)
+    if output == "json":
+        _json({"plan": str(planned), "copied": list(map(_outcome, copied)), "verified": list(map(_outcome, verified))})
+    sys.exit(_worst([*copied, *verified]))
 
 
-def _apply(plan: Path, directory: Path, select: Selection, output: str) -> int:
-    """Carries the plan out, tells each outcome, and returns the exit code."""
+def _apply(plan: Path, directory: Path, select: Selection, output: str) -> list[Outcome]:
+    """Carries the plan out and tells each outcome."""
     from migrate import applying
     from migrate.transfer.file import DirectoryTarget
 
@@ -378,12 +392,11 @@ def _apply(plan: Path, directory: Path, select: Selection, output: str) -> int:
             _tell(outcome, output)
     finally:
         bars.clear()
-    if output == "json":
-        _json([_outcome(outcome) for outcome in outcomes])
-    return _worst(outcomes)
+    return outcomes
 
 
-def _verify(plan: Path, directory: Path, select: Selection, output: str) -> int:
+def _verify(plan: Path, directory: Path, select: Selection, output: str) -> list[Outcome]:
+    """Checks the claims of a plan and tells each outcome."""
     from migrate import applying
     from migrate.transfer.file import DirectoryTarget
 
@@ -391,9 +404,7 @@ def _verify(plan: Path, directory: Path, select: Selection, output: str) -> int:
     for outcome in applying.verify(plan, DirectoryTarget(directory), select):
         outcomes.append(outcome)
         _tell(outcome, output, "verified")
-    if output == "json":
-        _json([_outcome(outcome) for outcome in outcomes])
-    return _worst(outcomes)
+    return outcomes
 
 
 def _tell(outcome: Outcome, output: str, done: str = "copied and read back") -> None:
@@ -516,7 +527,9 @@ def _show(summary: Summary, dir_: Path, output: str) -> None:
     from migrate import reporting
 
     if output == "json":
-        click.echo((dir_ / "report.json").read_text(encoding="utf-8"), nl=False)
+        with open(dir_ / "report.json", encoding="utf-8") as lines:
+            for line in lines:
+                click.echo(_ascii(line), nl=False)
     elif output == "text":
         from rich.console import Console
 
@@ -597,7 +610,13 @@ def _print_list(vms: list[VM]) -> None:
 
 
 def _json(data: Any) -> None:
-    click.echo(json.dumps(data, indent=1, ensure_ascii=False))
+    click.echo(_ascii(json.dumps(data, indent=1, ensure_ascii=False)))
+
+
+def _ascii(text: str) -> str:
+    """JSON whose every other character is escaped: a terminal of any encoding shows it and obeys none of it."""
+    escaped = re.sub("[^\\x00-\\x7f]+", lambda match: json.dumps(match[0])[1:-1], text)
+    return escaped.replace("\x7f", "\\u007f")
 
 
 def _say(text: str) -> None:
@@ -620,16 +639,13 @@ def main() -> None:
 
 def _status() -> int:
     try:
-        return cli.main(standalone_mode=False) or 0
-    except click.exceptions.Abort:
-        _note("interrupted")
-        return INTERRUPTED
+        return cli.main(prog_name="kubevirt-migrate", standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()
         return REFUSED
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         _note("interrupted; nothing half-done looks done, run the same command again to go on")
         return INTERRUPTED
     except (Stopped, Refused, Unfinished, Mismatch) as end:

@@ -23,13 +23,17 @@ def explain(plan: Path, vm: str, path: str) -> dict[str, Any]:
     Indices and keys can be left out: then all that fits is told. Raises Refused where nothing fits.
     """
     try:
-        row = _row(plan, vm)
-        ledger = plan / row["folder"] / "ledger.jsonl"
-        lines = [json.loads(line) for line in ledger.read_text("utf-8").split("\n") if line]
+        return _explained(plan, vm, path)
     except OSError as error:
         raise Refused(f"{error.filename}: {error.strerror}; give a folder that `plan` wrote") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refused(f"{plan}: is no plan ({error}); plan again") from None
+
+
+def _explained(plan: Path, vm: str, path: str) -> dict[str, Any]:
+    row = _row(plan, vm)
+    ledger = (plan / row["folder"] / "ledger.jsonl").read_text("utf-8")
+    lines = [json.loads(line) for line in ledger.split("\n") if line]
     fields = _wanted(path, lines, plan / row["manifest"])
     found = [
         line for line in lines if _is(line["path"], path) or any(_is_field(name, fields) for name in line["writes"])

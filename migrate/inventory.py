@@ -208,6 +208,9 @@ def record(kind: type, row: Any, where: str) -> Any:
     return _record(kind, _value(dict, row, where), where)
 
 
+TEXT = re.compile("[^\0\ud800-\udfff]*")
+
+
 def _value(kind: Any, value: Any, where: str) -> Any:
     """A JSON value as the type of a field; what does not fit raises ValueError."""
     if isinstance(kind, types.UnionType):
@@ -220,6 +223,8 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return _record(kind, _value(dict, value, where), where)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{where} is no {kind.__name__}; collect again into a new folder")
+    if kind is str and not TEXT.fullmatch(value):
+        raise ValueError(f"{where} holds what no text holds; collect again into a new folder")
     return value
 
 

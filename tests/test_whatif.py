@@ -124,7 +124,7 @@ def test_a_folder_that_is_no_plan_is_refused(plan: Path, name: str) -> None:
 def test_a_folder_name_out_of_the_plan_is_refused(plan: Path) -> None:
     text = (plan / "plan.json").read_text()
     (plan / "plan.json").write_text(text.replace('"folder":"plain"', '"folder":"../plan/plain"'))
-    with pytest.raises(Refused, match="no folder"):
+    with pytest.raises(Refused, match="no DNS label"):
         ask(plan)
 
 

@@ -102,13 +102,16 @@ def check(
     """
     place = _place(cluster, disk)
     if not present(disk, cluster, evidence):
-        return Mismatch(f"{place} is missing or does not have {evidence.bytes} bytes: apply again")
+        return Mismatch(f"{place} is missing or does not have {evidence.bytes} bytes: {ANEW}")
     with _folder(cluster, disk, make=False) as folder, _plain_errors(cluster, disk):
         found = _read(folder, NAME, evidence.bytes, None)
     if found.root == evidence.source:
         return None
     where = Tree.of(evidence.bytes, sent).first_difference(found) if sent is not None else None
-    return Mismatch(_differs(place, where))
+    return Mismatch(f"{_differs(place, where)}: {ANEW}")
+
+
+ANEW = "move what is there away and apply again"
 
 
 def present(disk: PlannedDisk, cluster: DirectoryTarget, evidence: Evidence) -> bool:
@@ -186,7 +189,9 @@ def _folder(cluster: DirectoryTarget, disk: PlannedDisk, *, make: bool) -> Itera
                         os.mkdir(label, dir_fd=folder)
                         os.fsync(folder)
                 folder = os.open(label, flags | os.O_NOFOLLOW, dir_fd=folder)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if make:
+            raise Refused(f"{cluster.root} cannot be made: {error.strerror}") from None
         raise
     except OSError as error:
         raise _plain(error, _place(cluster, disk).parent) from None
@@ -233,7 +238,7 @@ def _take_back(folder: int, cluster: DirectoryTarget, disk: PlannedDisk, step: S
 def _prove(folder: int, opened: Opened, step: Step, place: Path, sent: Tree, found: Tree) -> None:
     """Voids the step unless the source stood still and the file has its bytes."""
     if sent.root != found.root:
-        text = _differs(place.with_name(PARTIAL), sent.first_difference(found))
+        text = f"{_differs(place.with_name(PARTIAL), sent.first_difference(found))}: check the storage and apply again"
         _void(folder, step, text)
         raise Mismatch(text)
     try:
@@ -271,7 +276,7 @@ def _place(cluster: DirectoryTarget, disk: PlannedDisk) -> Path:
 
 def _differs(place: Path, offset: int | None) -> str:
     where = f" in its block of {BLOCK >> 20} MiB at byte {offset}" if offset is not None else ""
-    return f"{place} differs from the source{where}: check the storage and apply again"
+    return f"{place} differs from the source{where}"
 
 
 @contextmanager

@@ -1,0 +1,76 @@
+"""A plan that is carried out: what is refused of an edited one, and what the command says of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_cli import cli, domain
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    (tmp_path / "web.xml").write_text(domain())
+    cli("plan", tmp_path / "web.xml", "-d", tmp_path / "plan")
+    return tmp_path / "plan"
+
+
+def edit(plan: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    document = json.loads((plan / "plan.json").read_text())
+    change(document)
+    (plan / "plan.json").write_text(json.dumps(document))
+
+
+def first(document: dict[str, Any]) -> dict[str, Any]:
+    return document["vms"][0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda plan: plan.update(schema=2),
+        lambda plan: plan.pop("schema"),
+        lambda plan: plan.update(vms=None),
+        lambda plan: first(plan).update(verdict="fine"),
+        lambda plan: first(plan).update(verdict=7),
+        lambda plan: first(plan).update(disks="x"),
+        lambda plan: first(plan)["vm"].update(folder="../../x"),
+        lambda plan: first(plan)["vm"].update(folder="-"),
+        lambda plan: first(plan)["vm"].update(name="a\0b"),
+        lambda plan: plan["vms"].append(first(plan)),
+        lambda plan: first(plan)["disks"][0].update(path="/srv/\ud800"),
+        lambda plan: first(plan)["disks"][0].update(bytes=1.5),
+        lambda plan: first(plan)["disks"][0].update(more=1),
+    ],
+)
+def test_a_plan_edited_into_nonsense_is_refused_in_one_line(change: Any, plan: Path, tmp_path: Path) -> None:
+    edit(plan, change)
+    for command in ("apply", "verify"):
+        done = cli(command, plan, "--directory", tmp_path / "out")
+        assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, ""), done.stderr
+        assert "plan again" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[", "null", "7", "[" * 100_000, "{}"])
+def test_a_plan_that_is_no_plan_is_refused_in_one_line(text: str, plan: Path, tmp_path: Path) -> None:
+    (plan / "plan.json").write_text(text)
+    done = cli("apply", plan, "--directory", tmp_path / "out")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
+def test_disks_of_xml_files_are_left_out_also_where_the_plan_was_edited(plan: Path, tmp_path: Path) -> None:
+    edit(plan, lambda document: first(document)["disks"][0].update(unfit=None, bytes=1 << 20))
+    done = cli("apply", plan, "--directory", tmp_path / "out", "-o", "json")
+    assert done.returncode == 1, done.stderr
+    assert "has no disks" in json.loads(done.stdout)[0]["problem"]
+
+
+@pytest.mark.parametrize("command", ["apply", "verify"])
+def test_selecting_nothing_of_a_plan_is_refused(command: str, plan: Path, tmp_path: Path) -> None:
+    done = cli(command, plan, "--directory", tmp_path / "out", "--select", "wob")
+    assert done.returncode == 2
+    assert "not one VM" in done.stderr
