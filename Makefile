@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 FROM ?=
 
-.PHONY: help demo test bench lint vocabulary
+.PHONY: help demo test bench corpus lint vocabulary
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ bench: ## Measure planning, copying and start-up (after make test, which install
 	$(PYTHON) bench/plan.py
 	$(PYTHON) bench/cli.py
 	$(PYTHON) -m bench.copy
+
+corpus: ## Plan the domains of libvirt's own tests, from Debian's source package; print counts and promises not kept (after make test)
+	$(PYTHON) tests/corpus/run.py "$$(tests/corpus/fetch.sh)"
 
 lint: ## Check style and format
 	$(PYTHON) -m ruff check
