@@ -572,7 +572,7 @@ def _progress(what: str, total: int) -> Iterator[Callable[[Any], Any]]:
 
 def _listed(vm: VM) -> dict[str, Any]:
     row = _fields(vm)
-    del row["xml"]
+    del row["xml"], row["live"]
     return row
 
 

@@ -1,5 +1,7 @@
 """The inventory folder: `FOLDER.xml` for each VM and `inventory.json` with what the XML does not say.
 
+`FOLDER.live.xml` is there for a VM that runs.
+
 A VM's folder name is a DNS label that is also its Kubernetes name; once recorded it stays.
 """
 
@@ -23,21 +25,30 @@ from typing import Any
 from migrate.model import VM, Refused, Skipped, short_hash
 
 SCHEMA = 1
+XML, LIVE = ".xml", ".live.xml"
 RECORDS = "inventory.json"
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 
 
 @dataclass(slots=True)
 class Inventory:
-    """The VMs without their XML, which is read when iterating: one VM at a time with its XML."""
+    """The VMs without their XML, which is read when iterating: one VM at a time with its XML.
+
+    `live` reads the XML of the running guest, for those that have one.
+    """
 
     vms: list[VM]
     skipped: list[Skipped] = field(default_factory=list)
     xml: Callable[[VM], bytes] = lambda vm: vm.xml
+    live: Callable[[VM], bytes] = lambda vm: vm.live
 
     def __iter__(self) -> Iterator[VM]:
         for vm in self.vms:
-            yield replace(vm, xml=self.xml(vm))
+            yield self.whole(vm)
+
+    def whole(self, vm: VM) -> VM:
+        """A copy of one of the VMs with its XML. Refused where that cannot be read."""
+        return replace(vm, xml=self.xml(vm), live=self.live(vm) if vm.has_live else b"")
 
 
 def holds(folder: Path) -> bool:
@@ -75,7 +86,7 @@ def read(folder: Path) -> Inventory:
         _check_folders(vms)
     except ValueError as error:
         raise Refused(f"{path}: {error}") from None
-    return Inventory(vms, skipped, partial(_xml, folder))
+    return Inventory(vms, skipped, partial(_xml, folder, XML), partial(_xml, folder, LIVE))
 
 
 def write(folder: Path, vms: Iterable[VM], skipped: Iterable[Skipped]) -> Inventory:
@@ -87,19 +98,26 @@ def write(folder: Path, vms: Iterable[VM], skipped: Iterable[Skipped]) -> Invent
     with _locked(folder):
         old = read(folder) if holds(folder) else Inventory([])
         merged = {vm.id: vm for vm in old.vms}
-        partials: dict[str, Path] = {}
+        found: set[str] = set()
         try:
             for vm in vms:
-                partials[vm.id] = folder / f".{vm.id}.xml.partial"
-                partials[vm.id].write_bytes(vm.xml)
+                found.add(vm.id)
+                _partial(folder, vm.id, XML).write_bytes(vm.xml)
+                if vm.has_live:
+                    _partial(folder, vm.id, LIVE).write_bytes(vm.live)
                 recorded = merged[vm.id].folder if vm.id in merged else ""
-                merged[vm.id] = replace(vm, folder=recorded, xml=b"")
+                merged[vm.id] = replace(vm, folder=recorded, xml=b"", live=b"")
             name_folders(list(merged.values()))
-            all_skipped = _merge_skipped(old.skipped, [merged[identity] for identity in partials], skipped)
-            new = Inventory(sorted(merged.values(), key=lambda vm: vm.folder), all_skipped, partial(_xml, folder))
+            all_skipped = _merge_skipped(old.skipped, [merged[identity] for identity in found], skipped)
+            vms_now = sorted(merged.values(), key=lambda vm: vm.folder)
+            new = Inventory(vms_now, all_skipped, partial(_xml, folder, XML), partial(_xml, folder, LIVE))
             records = _write_records(folder, new)
-            for identity, path in partials.items():
-                path.replace(folder / f"{merged[identity].folder}.xml")
+            for vm in (merged[identity] for identity in sorted(found)):
+                _partial(folder, vm.id, XML).replace(folder / f"{vm.folder}{XML}")
+                if vm.has_live:
+                    _partial(folder, vm.id, LIVE).replace(folder / f"{vm.folder}{LIVE}")
+                else:
+                    (folder / f"{vm.folder}{LIVE}").unlink(missing_ok=True)
             records.replace(folder / RECORDS)
         except OSError as error:
             raise Refused(f"{folder}: {error.strerror}; make room there and collect again") from None
@@ -142,7 +160,7 @@ def _write_records(folder: Path, inventory: Inventory) -> Path:
     """Writes the records, safe on disk but under a temporary name, which it returns."""
     rows = [asdict(vm) for vm in inventory.vms]
     for row in rows:
-        del row["xml"]
+        del row["xml"], row["live"]
     document = {"schema": SCHEMA, "vms": rows, "skipped": [asdict(item) for item in inventory.skipped]}
     path = folder / f".{RECORDS}.partial"
     with open(path, "w", encoding="utf-8") as file:
@@ -185,8 +203,12 @@ def _clear(folder: Path) -> None:
         path.unlink()
 
 
-def _xml(folder: Path, vm: VM) -> bytes:
-    path = folder / f"{vm.folder}.xml"
+def _partial(folder: Path, identity: str, suffix: str) -> Path:
+    return folder / f".{identity}{suffix}.partial"
+
+
+def _xml(folder: Path, suffix: str, vm: VM) -> bytes:
+    path = folder / f"{vm.folder}{suffix}"
     try:
         return path.read_bytes()
     except OSError as error:
@@ -230,7 +252,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
 
 @cache
 def _types(kind: type) -> dict[str, Any]:
-    return {name: hint for name, hint in typing.get_type_hints(kind).items() if name != "xml"}
+    return {name: hint for name, hint in typing.get_type_hints(kind).items() if name not in ("xml", "live")}
 
 
 def _record(kind: type, row: dict[str, Any], where: str) -> Any:

@@ -67,12 +67,24 @@ class Disk:
 
 
 @dataclass(slots=True)
+class BlockJob:
+    """A job of the hypervisor that works on a disk: `kind` is pull, copy, commit, active-commit or backup.
+
+    One that is `ready` mirrors the disk until it is ended.
+    """
+
+    disk: str
+    kind: str
+    ready: bool = False
+
+
+@dataclass(slots=True)
 class VM:
     """One virtual machine of an inventory: who it is, where it lives, how it stands. Its shape is in the domain XML.
 
     `source` is canonical (`qemu://HOST/system`, `files://PATH`) and with `uuid` makes the identity; `url` is what
     reaches the source again. `folder` is the folder and the Kubernetes name; once recorded it stays. `project` and
-    `tags` are those of the platform above libvirt.
+    `tags` are those of the platform above libvirt. `live` is the domain XML of the running guest where `has_live`.
     """
 
     name: str
@@ -91,7 +103,10 @@ class VM:
     pool_paths: list[str] = field(default_factory=list)
     project: str = ""
     tags: list[str] = field(default_factory=list)
+    jobs: list[BlockJob] = field(default_factory=list)
+    has_live: bool = False
     xml: bytes = b""
+    live: bytes = b""
 
     @property
     def id(self) -> str:
@@ -170,8 +185,8 @@ class Translation:
     """One VM after translation: its ledger, what no leaf caused, and the Kubernetes objects made of it.
 
     `manifest` and `claims` are plain data; `disks` are rows of the plan, one for each disk that needs a claim.
-    `source` is the domain XML without its secrets; `wave` says when it is the VM's turn, 0 first. `internal`
-    says that a rule broke a law.
+    `source` and `live` are the domain's XML without its secrets; `wave` says when it is the VM's turn, 0 first.
+    `internal` says that a rule broke a law.
     """
 
     vm: VM
@@ -182,6 +197,7 @@ class Translation:
     claims: list[dict[str, Any]] = field(default_factory=list)
     disks: list[PlannedDisk] = field(default_factory=list)
     source: bytes = b""
+    live: bytes = b""
     wave: int = 0
     internal: bool = False
 

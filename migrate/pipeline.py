@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from migrate import inventory as inventories
-from migrate import sources, transfer
+from migrate import sources, state, transfer
 from migrate.inventory import Inventory
 from migrate.mapping import ledger, vocabulary
 from migrate.mapping.paths import Document, parse, printable, read, redact
@@ -36,6 +36,7 @@ from migrate.model import (
 )
 from migrate.selection import Selection
 from migrate.site import Site
+from migrate.sources import _domain as domains
 from migrate.target import admission, fits, manifests
 from migrate.target.cluster import Cluster
 from migrate.target.quantity import to_bytes
@@ -73,19 +74,25 @@ def opened(paths: Sequence[Path], select: Selection) -> Inventory:
 
 
 def _redacted(found: Iterator[VM | Skipped], rules: Rules, skipped: list[Skipped]) -> Iterator[VM]:
-    from lxml import etree
-
     for item in found:
         if isinstance(item, Skipped):
             skipped.append(item)
             continue
         try:
-            root = parse(item.xml, item.name)
+            xml = _clean(item.xml, item.name, rules)
+            live = _clean(item.live, item.name, rules) if item.has_live else b""
         except Refused as refusal:
             skipped.append(Skipped(item.name, item.source, str(refusal)))
             continue
-        ledger.redact_secrets(read(root, vocabulary.load().repeatable), rules)
-        yield replace(item, xml=etree.tostring(root, encoding="utf-8", xml_declaration=False) + b"\n")
+        yield replace(item, xml=xml, live=live)
+
+
+def _clean(xml: bytes, name: str, rules: Rules) -> bytes:
+    from lxml import etree
+
+    root = parse(xml, name)
+    ledger.redact_secrets(read(root, vocabulary.load().repeatable), rules)
+    return etree.tostring(root, encoding="utf-8", xml_declaration=False) + b"\n"
 
 
 def translate(vm: VM, rules: Rules, target: Target, site: Site, today: date = date.max) -> Translation:
@@ -110,7 +117,7 @@ def translate(vm: VM, rules: Rules, target: Target, site: Site, today: date = da
     translation.disks = list(_disks(vm, book, site))
     translation.findings += _refused(vm, book, translation, target)
     translation.findings += _unfit(vm, translation)
-    translation.findings += _left_behind(vm)
+    translation.findings += _state(vm, book, rules, context)
     translation.findings += _undecided(vm, site)
     site.waive(vm, translation.all_findings(), today)
     return translation
@@ -235,14 +242,22 @@ def _unfit(vm: VM, translation: Translation) -> Iterator[Finding]:
 UNFIT_REMEDY = "Do what the reason says, collect again and plan again."
 
 
-def _left_behind(vm: VM) -> Iterator[Finding]:
-    """What the source keeps beside the disks, which no leaf of the domain mentions."""
-    if vm.snapshots:
-        because = f"{len(vm.snapshots)} snapshot(s) stay behind: the claims hold the disks as they are now."
-        yield leafless(vm, "state/snapshots", "warning", because, "Keep the source while somebody may go back to them.")
-    if vm.checkpoints:
-        because = f"{len(vm.checkpoints)} checkpoint(s) stay behind, so the next backup after the move is a full one."
-        yield leafless(vm, "state/checkpoints", "note", because, "Set up the backup of the VM anew in the cluster.")
+def _state(vm: VM, book: ledger.Ledger, rules: Rules, context: Context) -> Iterator[Finding]:
+    """What of the VM's state on its source is in the way, and where the running guest differs from its definition."""
+    remarks = list(state.remarks(vm))
+    if vm.live:
+        document = read(parse(vm.live, vm.name), vocabulary.load().repeatable)
+        ledger.imply(document, rules)
+        known = {disk.target: disk for disk in vm.disks}
+        disks = [known.get(disk.target, disk) for disk in domains.disks(document.root.element)]
+        live = replace(context, vm=replace(vm, disks=disks), document=document)
+        remarks += state.differences(book, ledger.run(document, rules, live), context.document.text("cpu.mode"))
+    for remark in remarks:
+        finding = leafless(vm, f"state/{remark.id}", remark.severity, remark.because, remark.remedy, remark.target)
+        if remark.path:
+            finding.path, finding.value = remark.path, remark.value
+            finding.key = short_hash(finding.key, remark.path)
+        yield finding
 
 
 def plan(
@@ -267,7 +282,7 @@ def plan(
             yield LeftOut(record.name, record.source, f"left out by the site file: {reason}")
             continue
         try:
-            vm = replace(record, xml=inventory.xml(record))
+            vm = inventory.whole(record)
             translation = translate(vm, rules, target, site, today)
         except Refused as refusal:
             yield Skipped(record.name, record.source, str(refusal))
@@ -279,7 +294,8 @@ def plan(
         translation.findings += found
         if ask and translation.verdict != "blocked":
             translation.findings += _asked(translation, ask)
-        vm.xml = translation.vm.xml = b""
+        translation.live = vm.live
+        vm.xml = vm.live = translation.vm.xml = translation.vm.live = b""
         yield translation
     yield from inventory.skipped
 

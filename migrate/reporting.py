@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SCHEMA = 1
-SITE, SOURCE = "site.yaml", "source.xml"
+SITE, SOURCE, LIVE = "site.yaml", "source.xml", "live.xml"
 BLOCKED = (
     "# Blocked: {count} finding(s) stand against this VM, see report.json. It is left out of kustomization.yaml.\n"
 )
@@ -123,7 +123,7 @@ def _waivers(finding: Finding) -> dict[str, Any]:
 def plan_row(translation: Translation) -> dict[str, Any]:
     """A VM of plan.json: what `apply` needs to reach the source again and to copy its disks."""
     record = asdict(translation.vm)
-    del record["xml"]
+    del record["xml"], record["live"]
     disks = [asdict(disk) for disk in translation.disks]
     return {"verdict": translation.verdict, "wave": translation.wave, "disks": disks, "vm": record}
 
@@ -244,6 +244,8 @@ def _write_vm(folder: Path, translation: Translation) -> list[str]:
     lines = "".join(ledger_line(entry) + "\n" for entry in translation.entries)
     (place / "ledger.jsonl").write_text(lines, encoding="utf-8")
     (place / SOURCE).write_bytes(translation.source)
+    if translation.live:
+        (place / LIVE).write_bytes(translation.live)
     files = [f"{name}/claims.yaml"] if translation.claims else []
     return [] if verdict == "blocked" else [*files, f"{name}/vm.yaml"]
 

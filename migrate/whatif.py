@@ -70,20 +70,21 @@ def _both(
 ) -> Iterator[tuple[Translation, Translation]]:
     """Every VM of a plan translated for both targets."""
     site = sites.load(plan / reporting.SITE) if (plan / reporting.SITE).exists() else sites.Site()
-    inventory = Inventory(vms, xml=lambda vm: _source(plan, vm))
+    inventory = Inventory(
+        vms,
+        xml=lambda vm: (plan / vm.folder / reporting.SOURCE).read_bytes(),
+        live=lambda vm: (plan / vm.folder / reporting.LIVE).read_bytes(),
+    )
     for vm in vms:
         if not LABEL.fullmatch(vm.folder):
             raise Refused(f"{plan / applying.PLAN}: is no plan ({vm.folder!r} is no folder); plan again")
-        if not (plan / vm.folder / reporting.SOURCE).is_file():
-            raise Refused(f"{plan / vm.folder / reporting.SOURCE}: not there; plan again")
+        for name in (reporting.SOURCE, reporting.LIVE)[: 1 + vm.has_live]:
+            if not (plan / vm.folder / name).is_file():
+                raise Refused(f"{plan / vm.folder / name}: not there; plan again")
     first, second = (pipeline.plan(inventory, rules, target, site, today) for target in targets)
     for old, new in zip(first, second, strict=True):
         if isinstance(old, Translation) and isinstance(new, Translation):
             yield old, new
-
-
-def _source(plan: Path, vm: VM) -> bytes:
-    return (plan / vm.folder / reporting.SOURCE).read_bytes()
 
 
 def _report(plan: Path) -> dict[str, Any]:

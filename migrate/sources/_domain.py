@@ -36,6 +36,13 @@ def uuid_of(domain: _Element, source: str) -> str:
     return str(uuid.UUID(digits))
 
 
+def project_of(domain: _Element) -> str:
+    """The OpenStack project that Nova names in the metadata, or nothing."""
+    found = domain.find("metadata/{*}instance/{*}owner/{*}project")
+    known = found is not None and found.tag.startswith("{http://openstack.org/xmlns/libvirt/nova/")
+    return (found.text or "").strip() if known else ""
+
+
 def disks(domain: _Element) -> list[Disk]:
     """A record for each `<disk>` in document order, with what the XML alone says.
 

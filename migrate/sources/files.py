@@ -88,7 +88,7 @@ def _vm(path: str, data: bytes) -> VM:
         vm = VM(_domain.name_of(domain), _domain.uuid_of(domain, source), "files", source, path, xml=data)
     except Refused as refusal:
         raise Refused(f"{shown}: {refusal}") from None
-    vm.disks = _domain.disks(domain)
+    vm.disks, vm.project = _domain.disks(domain), _domain.project_of(domain)
     for disk in vm.disks:
         if disk.path or disk.volume or disk.type not in ("file", "block"):
             disk.problem = UNKNOWN_SIZE

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from migrate.mapping.paths import parse, printable
-from migrate.model import VM, Disk, Image, PlannedDisk, Refused, Skipped, Unfinished
+from migrate.model import VM, BlockJob, Disk, Image, PlannedDisk, Refused, Skipped, Unfinished
 from migrate.selection import Selection
 from migrate.sources import _domain
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # virDomainState, by number.
 STATES = ("unknown", "running", "blocked", "paused", "shutting down", "shut off", "crashed", "pmsuspended")
+# virDomainBlockJobType, by number.
+JOBS = {1: "pull", 2: "copy", 3: "commit", 4: "active-commit", 5: "backup"}
 FOLDER_POOLS = ("dir", "fs", "netfs", "vstorage")
 MAX_CHAIN = 64
 
@@ -222,9 +224,29 @@ def _read_rest(host: Host, domain: Any, vm: VM) -> None:
     vm.snapshots = sorted(item.getName() for item in _supported(domain.listAllSnapshots, []))
     vm.checkpoints = sorted(item.getName() for item in _supported(domain.listAllCheckpoints, []))
     vm.xml = domain.XMLDesc(0 if vm.transient else lib.VIR_DOMAIN_XML_INACTIVE).encode()
-    vm.disks = _domain.disks(parse(vm.xml, printable(vm.name)))
+    tree = parse(vm.xml, printable(vm.name))
+    vm.disks, vm.project = _domain.disks(tree), _domain.project_of(tree)
+    # The test driver's domains run unless their file says otherwise.
+    if domain.isActive() and host.driver != "test":
+        _read_live(domain, vm)
     for disk in vm.disks:
         _resolve(host, domain, disk)
+
+
+def _read_live(domain: Any, vm: VM) -> None:
+    """What only a running guest has: its own XML, unless that is all there is, and jobs that work on its disks."""
+    lib = _library()
+    text = domain.XMLDesc(0).encode()
+    vm.has_live, vm.live = not vm.transient, b"" if vm.transient else text
+    for element in parse(text, printable(vm.name)).iterfind("devices/disk"):
+        target, mirror = element.find("target"), element.find("mirror")
+        name = target.get("dev", "") if target is not None else ""
+        info = _supported(lambda name=name: domain.blockJobInfo(name, 0), {}) or {}
+        if mirror is not None:
+            # libvirt 1.2.14 and older name no job; theirs is a copy.
+            vm.jobs.append(BlockJob(name, mirror.get("job", "copy"), mirror.get("ready") in ("yes", "abort", "pivot")))
+        elif info.get("type", lib.VIR_DOMAIN_BLOCK_JOB_TYPE_UNKNOWN) in JOBS:
+            vm.jobs.append(BlockJob(name, JOBS[info["type"]]))
 
 
 def _supported(call: Callable[[], Any], otherwise: Any) -> Any:

@@ -1,0 +1,137 @@
+"""How a VM stands on its source: what has to end before its disks are copied, and where its running guest differs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from migrate.mapping.ledger import Ledger
+from migrate.mapping.paths import printable
+from migrate.model import VM, BlockJob, Severity
+
+DEVICE = re.compile(r"devices\.[^.\[]+(\[\d+\])?")
+INDEX = re.compile(r"\[\d+\]")
+# What libvirt fills in for a running guest: the host's CPU in place of a mode, features that a model implies, labels.
+COMPLETED = re.compile(r"cpu(\.(feature|vendor|check|match|model\.|maxphysaddr).*)?|seclabel.*|resource.*")
+SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """A finding about the state. `path` is a leaf of the definition, or of the running guest where it has more."""
+
+    id: str
+    severity: Severity
+    because: str
+    remedy: str
+    target: str | None = None
+    path: str | None = None
+    value: str | None = None
+
+
+def remarks(vm: VM) -> Iterator[Remark]:
+    """What the source keeps beside the disks or does with them, with the command that ends it."""
+    name = shlex.quote(printable(vm.name))
+    if vm.managed_save:
+        because = "The VM was saved while it ran: its memory lies in a file on the host and belongs to the disks."
+        remedy = (
+            f"virsh start {name}, then virsh shutdown {name}; or virsh managedsave-remove {name} to lose the memory."
+        )
+        yield Remark("managed-save", "blocker", because, f"{remedy} Then collect again.")
+    if vm.state in SUSPENDED:
+        because = f"The VM is {vm.state}: what its guest has in memory is not on the disks."
+        yield Remark("suspended", "blocker", because, f"{SUSPENDED[vm.state].format(name)} Then collect again.")
+    for job in vm.jobs:
+        because = f"A block job ({job.kind}{', ready' * job.ready}) works on the disk {job.disk}, so its image changes."
+        yield Remark("block-job", "blocker", because, f"{_ends(job, name)} Then collect again.", job.disk)
+    if vm.snapshots:
+        because = f"{len(vm.snapshots)} snapshot(s) stay behind: the claims hold the disks as they are now."
+        yield Remark("snapshots", "warning", because, "Keep the source while somebody may go back to them.")
+    if vm.checkpoints:
+        because = f"{len(vm.checkpoints)} checkpoint(s) stay behind, so the next backup after the move is a full one."
+        yield Remark("checkpoints", "note", because, "Set up the backup of the VM anew in the cluster.")
+
+
+SUSPENDED = {
+    "paused": "virsh resume {0}, then virsh shutdown {0}.",
+    "pmsuspended": "virsh dompmwakeup {0}, then virsh shutdown {0}.",
+    "crashed": "virsh destroy {0}.",
+}
+
+
+def _ends(job: BlockJob, name: str) -> str:
+    """The command that ends a block job, and keeps what it has done."""
+    disk = shlex.quote(printable(job.disk))
+    if job.kind == "backup":
+        return f"virsh domjobinfo {name} tells when it ends, virsh domjobabort {name} ends it."
+    if job.ready:
+        return f"virsh blockjob {name} {disk} --pivot, or --abort to stay on the old image."
+    return f"virsh blockjob {name} {disk} --info tells when it ends, --abort ends it."
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A write or flag that only one has, or that both have with other values; `what` is the target path or finding."""
+
+    leaf: str
+    value: str
+    what: str
+    now: str
+    then: str
+
+
+def differences(book: Ledger, live: Ledger, mode: str) -> Iterator[Remark]:
+    """Where the running guest would make other writes or flags than its definition, a remark a device or value.
+
+    `mode` is the definition's CPU mode: only a custom CPU says the same of the running guest.
+    """
+    found: dict[str, list[Difference]] = {}
+    for one in (*_writes(book, live), *_flags(book, live)):
+        bare = INDEX.sub("", one.leaf)
+        if COMPLETED.fullmatch(bare) or (mode != "custom" and bare in ("cpu.mode", "cpu.model")):
+            continue
+        device = DEVICE.match(one.leaf)
+        found.setdefault(device[0] if device else one.leaf, []).append(one)
+    for where, rows in found.items():
+        shown = [f"{one.what}: {one.now or 'nothing'} now, {one.then or 'nothing'} then" for one in rows[:SHOWN]]
+        more = [f"{len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
+        because = f"{LIVE} {where} ({printable('; '.join((*shown, *more)), 500)})."
+        yield Remark("live-differs", "warning", because, LIVE_REMEDY, None, rows[0].leaf, rows[0].value)
+
+
+LIVE = "The guest that runs now differs from its definition, which is what is migrated, in"
+LIVE_REMEDY = "Where the guest needs it make the change in the definition too (virsh edit), and collect again."
+
+
+def _writes(book: Ledger, live: Ledger) -> Iterator[Difference]:
+    """Of each target path with another value: the leaf of the definition that it comes from, else of the guest."""
+    values = [{entry.path: entry.value for entry in each.entries} for each in (book, live)]
+    for path in dict.fromkeys((*live.writes, *book.writes)):
+        now, then = live.writes.get(path), book.writes.get(path)
+        made = then or now
+        if made and made.leaves and (now is None or then is None or now.value != then.value):
+            leaf = made.leaves[0]
+            said = (str(write.value) if write else "" for write in (now, then))
+            yield Difference(leaf, values[then is None][leaf], path, *said)
+
+
+def _flags(book: Ledger, live: Ledger) -> Iterator[Difference]:
+    """Each finding of a leaf that one has and the other has not."""
+
+    def findings(each: Ledger) -> list[tuple[tuple[str, str, str], str]]:
+        return [
+            ((item.id, INDEX.sub("", entry.path), item.value or ""), entry.path)
+            for entry in each.entries
+            for item in entry.findings
+        ]
+
+    for each, other, words in ((live, book, ("so", "")), (book, live, ("", "so"))):
+        left = Counter(key for key, _ in findings(other))
+        for key, path in findings(each):
+            if left[key]:
+                left[key] -= 1
+            else:
+                yield Difference(path, key[2], key[0], *words)

@@ -1,0 +1,127 @@
+"""What the state of a VM on its source means for the plan, and the commands that clear it."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migrate import inventory, pipeline, reporting, state, whatif
+from migrate.mapping import rules as all_rules
+from migrate.model import VM, BlockJob, Refused, Translation
+from migrate.selection import Selection
+from migrate.site import Site
+from migrate.sources import files
+from migrate.target.vocabulary import target
+
+UUID = "8f2a6a3e-6a0a-4c4b-9d1e-2f2a6c1b7d10"
+DOMAIN = """<domain type='kvm'><name>web</name><uuid>8f2a6a3e-6a0a-4c4b-9d1e-2f2a6c1b7d10</uuid>
+<memory unit='GiB'>{memory}</memory><vcpu>2</vcpu><os><type arch='x86_64' machine='q35'>hvm</type></os>
+{cpu}<devices>{devices}</devices>{more}</domain>"""
+MODEL = "<cpu mode='{}'><model>{}</model>{}</cpu>"
+
+
+def domain(memory: int = 2, cpu: str = "<cpu mode='host-model'/>", devices: str = "", more: str = "") -> bytes:
+    return DOMAIN.format(memory=memory, cpu=cpu, devices=devices, more=more).encode()
+
+
+def vm(**facts: Any) -> VM:
+    return VM("web", UUID, "libvirt", "qemu://h/system", "qemu:///system", "h", "web", **facts)
+
+
+def translated(xml: bytes, live: bytes) -> Translation:
+    return pipeline.translate(vm(xml=xml, live=live, has_live=True), all_rules.load(), target("1.9"), Site())
+
+
+def differing(xml: bytes, live: bytes) -> list[Any]:
+    return [finding for finding in translated(xml, live).findings if finding.id == "state/live-differs"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "id", "severity", "command"),
+    [
+        ({"managed_save": True}, "managed-save", "blocker", "virsh managedsave-remove 'a b'"),
+        ({"state": "paused"}, "suspended", "blocker", "virsh resume 'a b'"),
+        ({"state": "pmsuspended"}, "suspended", "blocker", "virsh dompmwakeup 'a b'"),
+        ({"state": "crashed"}, "suspended", "blocker", "virsh destroy 'a b'"),
+        ({"jobs": [BlockJob("vda", "pull")]}, "block-job", "blocker", "virsh blockjob 'a b' vda --info"),
+        ({"jobs": [BlockJob("vda", "copy", True)]}, "block-job", "blocker", "virsh blockjob 'a b' vda --pivot"),
+        ({"jobs": [BlockJob("vda", "backup")]}, "block-job", "blocker", "virsh domjobabort 'a b'"),
+        ({"snapshots": ["one"]}, "snapshots", "warning", ""),
+        ({"checkpoints": ["one"]}, "checkpoints", "note", ""),
+    ],
+)
+def test_each_state_is_said_with_the_command_that_clears_it(
+    facts: dict[str, Any], id: str, severity: str, command: str
+) -> None:
+    found = vm(**facts)
+    found.name = "a b"
+    (remark,) = state.remarks(found)
+    assert (remark.id, remark.severity) == (id, severity)
+    assert command in remark.remedy
+
+
+@pytest.mark.parametrize("name", ["shut off", "running", "unknown", "shutting down", "blocked"])
+def test_other_states_are_left_to_the_transfer(name: str) -> None:
+    assert not list(state.remarks(vm(state=name)))
+
+
+def test_a_value_that_differs_is_named_with_its_leaf_and_both_values() -> None:
+    (finding,) = differing(domain(memory=2), domain(memory=4))
+    assert (finding.path, finding.value, finding.severity) == ("memory.unit", "GiB", "warning")
+    assert "domain.memory.guest: 4Gi now, 2Gi then" in finding.because
+
+
+def test_a_device_more_or_less_is_one_finding() -> None:
+    nic = "<interface type='user'><mac address='52:54:00:11:22:33'/><model type='virtio'/></interface>"
+    (more,) = differing(domain(), domain(devices=nic))
+    (less,) = differing(domain(devices=nic), domain())
+    assert more.path.startswith("devices.interface")
+    assert less.path.startswith("devices.interface")
+    assert more.because != less.because
+
+
+def test_a_flag_that_only_the_running_guest_has_is_a_finding() -> None:
+    (finding,) = differing(domain(), domain(devices="<shmem name='x'><size unit='M'>4</size></shmem>"))
+    assert finding.path.startswith("devices.shmem")
+
+
+def test_what_libvirt_completes_for_a_running_guest_is_no_difference() -> None:
+    running = MODEL.format("custom", "Nehalem", "<vendor>Intel</vendor><feature policy='require' name='vmx'/>")
+    label = "<seclabel type='dynamic' model='dac' relabel='yes'><label>+0:+0</label></seclabel>"
+    assert not differing(domain(), domain(cpu=running, more=label))
+    defined = MODEL.format("custom", "Nehalem", "")
+    assert not differing(domain(cpu=defined), domain(cpu=running))
+    (finding,) = differing(domain(cpu=MODEL.format("custom", "Haswell", "")), domain(cpu=running))
+    assert "Nehalem now, Haswell then" in finding.because
+
+
+def test_the_live_xml_is_kept_beside_the_domain_and_in_the_plan(tmp_path: Path) -> None:
+    stock, plan = tmp_path / "inventory", tmp_path / "plan"
+    inventory.write(stock, [vm(xml=domain(2), live=domain(4), has_live=True)], [])
+    found = inventory.read(stock)
+    assert [(item.xml, item.live) for item in found] == [(domain(2), domain(4))]
+    assert "live" not in json.loads((stock / "inventory.json").read_text())["vms"][0]
+    rules = all_rules.load()
+    reporting.write_plan(plan, pipeline.plan(found, rules, target("1.9"), Site()), target("1.9"))
+    answer = whatif.ask(plan, None, "", rules, Selection.parse(), date(2027, 1, 1))
+    assert not answer.changes and not answer.unseen
+    (stock / "web.live.xml").unlink()
+    with pytest.raises(Refused):
+        list(found)
+    inventory.write(stock, [vm(xml=domain(2))], [])
+    assert sorted(path.name for path in stock.iterdir()) == ["inventory.json", "web.xml"]
+
+
+def test_the_project_of_openstack_is_read(tmp_path: Path) -> None:
+    nova = """<metadata><nova:instance xmlns:nova='http://openstack.org/xmlns/libvirt/nova/1.1'><nova:owner>
+    <nova:project uuid='1'>finance</nova:project></nova:owner></nova:instance></metadata>"""
+    (tmp_path / "web.xml").write_bytes(domain(more=nova))
+    (found,) = files.collect(str(tmp_path / "web.xml"), Selection.parse())
+    assert isinstance(found, VM) and found.project == "finance"
+    (tmp_path / "web.xml").write_bytes(domain(more=nova.replace("openstack.org", "example.org")))
+    (found,) = files.collect(str(tmp_path / "web.xml"), Selection.parse())
+    assert isinstance(found, VM) and found.project == ""
