@@ -347,7 +347,7 @@ writer = source._library().open(url)
 writer.defineXML(domain)
 writer.close()
 def row(vm):
-    return asdict(vm) | {"xml": None, "unfit": source.unfit(vm, plan)}
+    return asdict(vm) | {"xml": None, "live": None, "unfit": source.unfit(vm, plan)}
 vms = list(sources.collect("libvirt", [url], Selection()))
 again = list(sources.collect("libvirt", [url], Selection()))
 disk = vms[0].disks[0]
