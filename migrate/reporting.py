@@ -5,7 +5,6 @@ Every view is of the ledger: nothing here decides anything.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections import Counter
@@ -14,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from migrate import journal
 from migrate.model import SEVERITIES, Entry, Finding, LeftOut, Refused, Skipped, Translation, Waiver
@@ -24,12 +25,12 @@ from migrate.target.vocabulary import Target
 if TYPE_CHECKING:
     from rich.table import Table
 
+LINE = orjson.OPT_APPEND_NEWLINE
 SCHEMA = 1
 SITE, SOURCE, LIVE = "site.yaml", "source.xml", "live.xml"
 BLOCKED = (
     "# Blocked: {count} finding(s) stand against this VM, see report.json. It is left out of kustomization.yaml.\n"
 )
-_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def coverage(entries: Iterable[Entry]) -> dict[str, int]:
@@ -43,7 +44,7 @@ def coverage(entries: Iterable[Entry]) -> dict[str, int]:
     return {"leaves": sum(words.values()), **words, "unknown": fates["unknown"]}
 
 
-def ledger_line(entry: Entry) -> str:
+def ledger_line(entry: Entry) -> bytes:
     """One line of ledger.jsonl."""
     line: dict[str, Any] = {
         "path": entry.path,
@@ -66,7 +67,7 @@ def ledger_line(entry: Entry) -> str:
     }
     if entry.implied:
         line["implied"] = True
-    return _compact(line)
+    return orjson.dumps(line, option=LINE)
 
 
 def report_row(translation: Translation) -> dict[str, Any]:
@@ -122,10 +123,9 @@ def _waivers(finding: Finding) -> dict[str, Any]:
 
 def plan_row(translation: Translation) -> dict[str, Any]:
     """A VM of plan.json: what `apply` needs to reach the source again and to copy its disks."""
-    record = asdict(translation.vm)
-    del record["xml"], record["live"]
-    disks = [asdict(disk) for disk in translation.disks]
-    return {"verdict": translation.verdict, "wave": translation.wave, "disks": disks, "vm": record}
+    vm = translation.vm
+    record = {name: getattr(vm, name) for name in vm.__slots__ if name not in ("xml", "live")}
+    return {"verdict": translation.verdict, "wave": translation.wave, "disks": translation.disks, "vm": record}
 
 
 @dataclass(slots=True)
@@ -204,16 +204,13 @@ def write_plan(folder: Path, items: Iterable[Translation | Skipped], target: Tar
     try:
         with _renamed(folder) as partial:
             resources: list[str] = []
-            with (
-                open(partial / ".vms", "w", encoding="utf-8") as vms,
-                open(partial / ".plan", "w", encoding="utf-8") as plan,
-            ):
+            with open(partial / ".vms", "wb") as vms, open(partial / ".plan", "wb") as plan:
                 for item in items:
                     summary.add(item)
                     if isinstance(item, Translation):
                         resources += _write_vm(partial, item)
-                        vms.write(_compact(report_row(item)) + "\n")
-                        plan.write(_compact(plan_row(item)) + "\n")
+                        vms.write(orjson.dumps(report_row(item), option=LINE))
+                        plan.write(orjson.dumps(plan_row(item), option=LINE))
             if site:
                 (partial / SITE).write_text(site, encoding="utf-8")
             (partial / "kustomization.yaml").write_text(manifests.kustomization(resources))
@@ -233,21 +230,26 @@ def _may_replace(folder: Path) -> None:
 def _write_vm(folder: Path, translation: Translation) -> list[str]:
     """Writes a VM's files and returns those that `kubectl apply -k` takes."""
     name = translation.vm.folder
-    place = folder / name
-    place.mkdir()
+    place = f"{folder}/{name}"
+    os.mkdir(place)
     verdict = translation.verdict
     blockers = sum(finding.severity == "blocker" and not finding.waived for finding in translation.all_findings())
     heading = BLOCKED.format(count=blockers) if verdict == "blocked" else ""
-    (place / "vm.yaml").write_text(heading + manifests.dump([translation.manifest]), encoding="utf-8")
+    _put(f"{place}/vm.yaml", (heading + manifests.dump([translation.manifest])).encode())
     if translation.claims:
-        (place / "claims.yaml").write_text(heading + manifests.dump(translation.claims), encoding="utf-8")
-    lines = "".join(ledger_line(entry) + "\n" for entry in translation.entries)
-    (place / "ledger.jsonl").write_text(lines, encoding="utf-8")
-    (place / SOURCE).write_bytes(translation.source)
+        _put(f"{place}/claims.yaml", (heading + manifests.dump(translation.claims)).encode())
+    _put(f"{place}/ledger.jsonl", b"".join(map(ledger_line, translation.entries)))
+    _put(f"{place}/{SOURCE}", translation.source)
     if translation.live:
-        (place / LIVE).write_bytes(translation.live)
+        _put(f"{place}/{LIVE}", translation.live)
     files = [f"{name}/claims.yaml"] if translation.claims else []
     return [] if verdict == "blocked" else [*files, f"{name}/vm.yaml"]
+
+
+def _put(path: str, data: bytes) -> None:
+    with open(path, "wb", buffering=0) as file:
+        while data:
+            data = data[file.write(data) :]
 
 
 def _write_documents(folder: Path, summary: Summary, target: Target) -> None:
@@ -259,12 +261,12 @@ def _write_documents(folder: Path, summary: Summary, target: Target) -> None:
         ("report.json", "vms", {"summary": summary.document()}, tail),
         ("plan.json", "plan", {}, {}),
     ):
-        with open(folder / name, "w", encoding="utf-8") as file:
-            file.write(_compact({**head, **middle})[:-1] + ',"vms":[')
-            with open(folder / f".{spool}", encoding="utf-8") as rows:
+        with open(folder / name, "wb") as file:
+            file.write(orjson.dumps({**head, **middle})[:-1] + b',"vms":[')
+            with open(folder / f".{spool}", "rb") as rows:
                 for index, row in enumerate(rows):
-                    file.write((",\n" if index else "\n") + row.rstrip("\n"))
-            file.write("\n]" + ("," + _compact(end)[1:] if end else "}") + "\n")
+                    file.write((b",\n" if index else b"\n") + row.rstrip(b"\n"))
+            file.write(b"\n]" + (b"," + orjson.dumps(end)[1:] if end else b"}") + b"\n")
             file.flush()
             os.fsync(file.fileno())
         (folder / f".{spool}").unlink()
