@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 FROM ?=
 
-.PHONY: help demo test bench corpus lint vocabulary
+.PHONY: help demo test bench corpus pages lint vocabulary
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ bench: ## Measure planning, copying and start-up (after make test, which install
 
 corpus: ## Plan the domains of libvirt's own tests, from Debian's source package; print counts and promises not kept (after make test)
 	$(PYTHON) tests/corpus/run.py "$$(tests/corpus/fetch.sh)"
+
+pages: ## Write the rules' pages, mappings/pages/, anew
+	$(PYTHON) -m migrate.pages mappings/pages
 
 lint: ## Check style and format
 	$(PYTHON) -m ruff check

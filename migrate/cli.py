@@ -312,7 +312,7 @@ def explain(plan: Path, vm: str, path: str, output: str) -> None:
 @output
 def rules(id: str | None, rules: tuple[Path, ...], output: str) -> None:
     """The list of the rules, or one rule's page."""
-    from migrate import explaining
+    from migrate import pages
     from migrate.mapping.rules import load
 
     known = load(*rules)
@@ -326,9 +326,9 @@ def rules(id: str | None, rules: tuple[Path, ...], output: str) -> None:
         else:
             _say("\n".join(f"{row['id']:<32} {', '.join(row['owns'])[:90]}" for row in rows))
     elif output == "json":
-        _json(explaining.rule(known, id))
+        _json(pages.rule(known, id))
     else:
-        _say(explaining.page(known, id))
+        _say(pages.page(known, id).rstrip())
 
 
 @cli.command()

@@ -1,4 +1,4 @@
-"""Answers to "what became of this, and why?": a view of a plan's ledger, and the pages of the rules."""
+"""Answers to "what became of this, and why?": a view of a plan's ledger."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from migrate.mapping.rules import Row, Rule, Rules
 from migrate.model import Refused
 from migrate.site import nearest
 
@@ -133,72 +132,3 @@ def text(found: dict[str, Any]) -> str:
         value = json.dumps(gain["value"], ensure_ascii=False)
         blocks.append(f"{gain['path']} = {value}\n  added, the source did not have it: {gain['because']}")
     return "\n".join(blocks)
-
-
-def rule(rules: Rules, name: str) -> dict[str, Any]:
-    """A rule as plain data. Raises Refused with the nearest name for one that does not exist."""
-    if name not in rules.rules:
-        raise Refused(f"{name}: there is no such rule{nearest(name, rules.rules)[:300]}")
-    known = rules.rules[name]
-    return {
-        "id": known.id,
-        "file": known.file,
-        "form": known.form,
-        "why": known.why,
-        "owns": list(known.patterns),
-        "where": {path: sorted(values) for path, values in known.where},
-        "reads": list(known.reads),
-        "writes": list(known.writes),
-        "call": known.call,
-        "secret": known.secret,
-        "rows": [_row_data(row) for row in _rows(known)],
-        "examples": known.examples,
-    }
-
-
-def _rows(known: Rule) -> list[Row]:
-    return [*known.rows.values(), *([known.otherwise] if known.otherwise else [])]
-
-
-def _row_data(row: Row) -> dict[str, Any]:
-    data = {name: getattr(row, name) for name in Row.__slots__}
-    return {name: value for name, value in data.items() if value}
-
-
-def page(rules: Rules, name: str) -> str:
-    """A rule's page as Markdown: what it owns, what it does, why, what to do, and examples."""
-    data = rule(rules, name)
-    lines = [f"# {data['id']}", "", data["why"] or "", "", f"In `mappings/{data['file']}`, form `{data['form']}`."]
-    for title, key in (("Owns", "owns"), ("Reads", "reads"), ("Writes", "writes")):
-        if data[key]:
-            lines += ["", f"**{title}**", "", *(f"- `{item}`" for item in data[key])]
-    if data["where"]:
-        lines += [
-            "",
-            "**Where**",
-            "",
-            *(f"- `{path}` is {' or '.join(values)}" for path, values in data["where"].items()),
-        ]
-    lines += ["", "**Does**", "", *(_row_text(row) for row in data["rows"])]
-    if data["secret"]:
-        lines += ["", "The value is secret: inventory, ledger and reports hold `(redacted)`."]
-    for example in data["examples"]:
-        lines += ["", "**Example**", "", "```xml", example["xml"].strip(), "```"]
-        lines += [f"- writes `{path}` = `{value}`" for path, value in (example.get("writes") or {}).items()]
-        lines += [f"- finding `{item}`" for item in example.get("findings") or []]
-    return "\n".join(lines)
-
-
-def _row_text(row: dict[str, Any]) -> str:
-    text = f"- `{row['id'] or '(nothing)'}`:" if "id" in row else "- "
-    if "write" in row:
-        text += f" writes `{row['write']}`."
-    if row["word"] in ("default", "ignore"):
-        text += f" {row['word']}."
-    if "severity" in row:
-        text += f" {row['severity']}."
-    if "because" in row:
-        text += f" {row['because']}"
-    if "source" in row:
-        text += f" ({row['source']})"
-    return text + (f" To do: {row['remedy']}" if "remedy" in row else "")
