@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -23,12 +22,11 @@ def test_make_alone_says_what_there_is() -> None:
     assert all(f"make {target} " in said for target in ("demo", "test", "bench", "lint", "vocabulary"))
 
 
-def test_second_set_up_is_quick_and_says_so() -> None:
+def test_second_set_up_installs_nothing_and_says_so() -> None:
     run(TOP / "tools/setup.sh", "test")
-    started = time.monotonic()
     done = run(TOP / "tools/setup.sh", "test")
-    assert time.monotonic() - started < 5
     assert done.returncode == 0
+    assert "installing" not in done.stderr
     assert "all" in done.stderr and "up to date" in done.stderr
 
 
