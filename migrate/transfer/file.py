@@ -47,7 +47,7 @@ def unfit(disk: PlannedDisk, cluster: DirectoryTarget | None) -> str | None:
     if disk.path is None:
         return "the disk has no file or device that can be read here"
     if disk.bytes is None:
-        return "the size of the disk is unknown"
+        return "the size of the disk is unknown; give it under `sizes` in the site file"
     return None
 
 
