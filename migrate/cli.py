@@ -318,7 +318,7 @@ def rules(id: str | None, rules: tuple[Path, ...], output: str) -> None:
     known = load(*rules)
     if id is None:
         rows = [
-            {"id": rule.id, "file": rule.file, "owns": list(rule.patterns), "form": rule.form}
+            {"id": rule.id, "file": rule.file, "owns": rule.accounts_for, "form": rule.form}
             for rule in known.rules.values()
         ]
         if output == "json":

@@ -35,7 +35,7 @@ def rule(rules: Rules, name: str) -> dict[str, Any]:
         "file": known.file,
         "form": known.form,
         "why": known.why,
-        "owns": list(known.patterns),
+        "owns": known.accounts_for,
         "where": {path: sorted(values) for path, values in known.where},
         "reads": list(known.reads),
         "writes": list(known.writes),

@@ -84,6 +84,11 @@ class Rule:
     function: Callable[..., Any] | None = None
     seen: dict[str, bool] = field(default_factory=dict)
 
+    @property
+    def accounts_for(self) -> list[str]:
+        """The leaf patterns that the rule can own: a gate owns its whole element when it shuts."""
+        return list(self.patterns) or [f"{self.each}.**"]
+
     def allowed(self, pattern: str) -> bool:
         """Whether the rule may see leaves of a pattern: those it owns, reads, or is told apart by."""
         known = self.seen.get(pattern)
