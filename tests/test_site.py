@@ -16,7 +16,7 @@ from migrate import site as sites
 from migrate.data import data_path
 from migrate.inventory import Inventory
 from migrate.mapping import rules as all_rules
-from migrate.model import VM, Disk, LeftOut, Refused, Skipped, Translation
+from migrate.model import VM, Disk, Finding, LeftOut, Refused, Skipped, Translation
 from migrate.site import KEYS, VM_KEYS, Network, Site
 from migrate.target.vocabulary import strict, target
 
@@ -394,3 +394,9 @@ def test_what_is_wrong_is_refused_in_one_line(text: str, says: str) -> None:
 
 def _dates_as_text(data: Any) -> Any:
     return json.loads(json.dumps(data, default=str))
+
+
+def test_a_bug_of_ours_is_never_waived() -> None:
+    finding = Finding("internal", "k", "disk-bus", "blocker", None, None, None, "because", "remedy")
+    read(waivers("'*'")).waive(vm(), [finding], DAY)
+    assert finding.waived is None and finding.ended is None
