@@ -8,7 +8,17 @@ from migrate.mapping.paths import Leaf
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 
 UNSEEN = "libvirt shows these entries to the guest only with <smbios mode='sysinfo'/>."
+FURTHER = "libvirt shows the first SMBIOS block to the guest, and no other."
 CHASSIS = ("manufacturer", "version", "serial", "asset", "sku")
+
+
+def _hidden(view: View, context: Context) -> str | None:
+    """Why the guest sees nothing of a block, None where it does."""
+    if view.text("/os.smbios.mode") != "sysinfo":
+        return UNSEEN
+    text, blocks = context.document.text, context.document.nodes["sysinfo"]
+    first = next((node for node in blocks if text(f"{node.path}.type") == "smbios"), view.node)
+    return None if first is view.node else FURTHER
 
 
 def _entries(view: View) -> Iterator[tuple[str, list[Leaf]]]:
@@ -29,8 +39,8 @@ def _text(leaves: list[Leaf]) -> str:
 
 def system(view: View, context: Context) -> Iterator[Sign]:
     """Serial number and uuid of the system; all else is the cluster's."""
-    if view.text("/os.smbios.mode") != "sysinfo":
-        yield ignore(view.owned, UNSEEN)
+    if hidden := _hidden(view, context):
+        yield ignore(view.owned, hidden)
         return
     cluster_wide = []
     for name, leaves in _entries(view):
@@ -52,8 +62,8 @@ def system(view: View, context: Context) -> Iterator[Sign]:
 
 def chassis(view: View, context: Context) -> Iterator[Sign]:
     """The fields of the chassis."""
-    if view.text("/os.smbios.mode") != "sysinfo":
-        yield ignore(view.owned, UNSEEN)
+    if hidden := _hidden(view, context):
+        yield ignore(view.owned, hidden)
         return
     for name, leaves in _entries(view):
         if name in CHASSIS and _text(leaves):
@@ -66,7 +76,7 @@ def chassis(view: View, context: Context) -> Iterator[Sign]:
 
 def other(view: View, context: Context) -> Iterator[Sign]:
     """Entries that no field of KubeVirt takes."""
-    if view.text("/os.smbios.mode") != "sysinfo":
-        yield ignore(view.owned, UNSEEN)
+    if hidden := _hidden(view, context):
+        yield ignore(view.owned, hidden)
     else:
         yield flag(view.owned, "lost")

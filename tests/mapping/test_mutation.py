@@ -6,6 +6,7 @@ What libvirt reads as the same (`_same`) is no change.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -276,4 +277,30 @@ def test_a_leaf_that_is_added_is_seen(part: int) -> None:
             entry = after.entries[grown.path]
             if entry.value != REDACTED and _unseen(before[path], after, grown.path):
                 wrong.append(f"{pattern}={value!r} added to {path.stem}: {entry.rule}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", DOMAINS, ids=lambda path: path.stem)
+def test_a_device_that_is_taken_away_or_there_twice_is_seen(path: Path) -> None:
+    root = parse(path.read_bytes(), path.name)
+    before = _outcome(root)
+    devices = [node for nodes in before.document.nodes.values() for node in nodes if len(node.trail) == 2]
+    wrong = []
+    for node in (node for node in devices if node.trail[0].tag == "devices"):
+        below = [
+            entry for name, entry in before.entries.items() if name == node.path or name.startswith(node.path + ".")
+        ]
+        if not any(entry.fate in ("write", "flag") for entry in below):
+            continue
+        parent, position = node.element.getparent(), node.element.getparent().index(node.element)
+        if node.pattern in KNOWN.repeatable:
+            parent.insert(position + 1, copy.deepcopy(node.element))
+            # KubeVirt gives a guest four USB ports for redirection where it gives any.
+            if _outcome(root).seen == before.seen and node.tag != "redirdev":
+                wrong.append(f"{node.path} twice")
+            parent.remove(parent[position + 1])
+        parent.remove(node.element)
+        if _outcome(root).seen == before.seen:
+            wrong.append(f"{node.path} taken away")
+        parent.insert(position, node.element)
     assert not wrong
