@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -116,6 +117,8 @@ def parse(data: bytes, name: str) -> etree._Element:
         root = etree.fromstring(data, parser)
     except (etree.XMLSyntaxError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else "empty document"
+        # libxml2 quotes what stands between & and ;, which may be a part of a password.
+        reason = re.sub("^Entity '.*' not defined", "an entity that is not defined", reason)
         raise Refused(f"{name}: not well-formed XML: {reason}") from None
     if root.getroottree().docinfo.internalDTD is not None:
         raise Refused(f"{name}: has a document type; remove the <!DOCTYPE ...> line")
