@@ -34,13 +34,14 @@ LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 class Inventory:
     """The VMs without their XML, which is read when iterating: one VM at a time with its XML.
 
-    `live` reads the XML of the running guest, for those that have one.
+    `live` reads the XML of the running guest, for those that have one. `others` were collected and are not selected.
     """
 
     vms: list[VM]
     skipped: list[Skipped] = field(default_factory=list)
     xml: Callable[[VM], bytes] = lambda vm: vm.xml
     live: Callable[[VM], bytes] = lambda vm: vm.live
+    others: list[VM] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[VM]:
         for vm in self.vms:

@@ -15,6 +15,7 @@ from typing import Any
 
 from migrate import inventory as inventories
 from migrate import sources, state, transfer
+from migrate.collisions import Collisions
 from migrate.inventory import Inventory
 from migrate.mapping import ledger, vocabulary
 from migrate.mapping.paths import Document, parse, printable, read, redact
@@ -54,7 +55,16 @@ def collect(kind: str, urls: Sequence[str], select: Selection, rules: Rules, fol
     """
     found = sources.collect(kind, urls, select)
     skipped: list[Skipped] = []
-    return inventories.write(folder, _redacted(found, rules, skipped), skipped)
+    return inventories.write(folder, _redacted(_some(found, select), rules, skipped), skipped)
+
+
+def _some(found: Iterator[VM | Skipped], select: Selection) -> Iterator[VM | Skipped]:
+    """What was found; Refused at its end where a selection finds nothing."""
+    item = None
+    for item in found:
+        yield item
+    if item is None and select.narrows:
+        raise Refused(NOT_ONE)
 
 
 def opened(paths: Sequence[Path], select: Selection) -> Inventory:
@@ -64,13 +74,21 @@ def opened(paths: Sequence[Path], select: Selection) -> Inventory:
     """
     if len(paths) == 1 and inventories.holds(paths[0]):
         inventory = inventories.read(paths[0])
-        inventory.vms = [vm for vm in inventory.vms if select.wants(vm)]
-        return inventory
+        wanted = [vm for vm in inventory.vms if select.wants(vm)]
+        if inventory.vms and not wanted:
+            raise Refused(f"{paths[0]}: {NOT_ONE}")
+        return replace(inventory, vms=wanted, others=[vm for vm in inventory.vms if not select.wants(vm)])
     inside = next((path for path in paths if inventories.holds(path)), None)
     if inside is not None:
         raise Refused(f"{inside}: an inventory is planned alone; collect the others into it")
     files = sources.source("files")
-    return inventories.direct(sources.collect("files", [str(path) for path in paths], select), files.xml)
+    found = inventories.direct(sources.collect("files", [str(path) for path in paths], select), files.xml)
+    if select.narrows and not found.vms and not found.skipped:
+        raise Refused(NOT_ONE)
+    return found
+
+
+NOT_ONE = "not one VM fits --select and --exclude; `kubevirt-migrate list` shows names, uuids and states"
 
 
 def _redacted(found: Iterator[VM | Skipped], rules: Rules, skipped: list[Skipped]) -> Iterator[VM]:
@@ -274,8 +292,9 @@ def plan(
     With a cluster each is held against what that offers. `ask` tells what an API server says against an object.
     """
     used: fits.Used = Counter()
+    collisions = Collisions()
     twins: dict[tuple[bool, str], list[VM]] = defaultdict(list)
-    for vm in inventory.vms:
+    for vm in (*inventory.vms, *inventory.others):
         twins[vm.kind == "files", vm.uuid].append(vm)
     for record in inventory.vms:
         if (reason := site.of(record).skip) is not None:
@@ -288,6 +307,7 @@ def plan(
             yield Skipped(record.name, record.source, str(refusal))
             continue
         found = list(_twin(vm, twins[vm.kind == "files", vm.uuid]))
+        found += (leafless(vm, *collision) for collision in collisions.of(translation))
         if cluster and not any(finding.id == "manifest/fields" for finding in translation.findings):
             found += _misfits(translation, cluster, target, used)
         site.waive(vm, found, today)

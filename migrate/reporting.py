@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from migrate import journal
+from migrate.collisions import is_shared
 from migrate.model import SEVERITIES, Entry, Finding, LeftOut, Refused, Skipped, Translation, Waiver
 from migrate.target import manifests
 from migrate.target.quantity import human
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 LINE = orjson.OPT_APPEND_NEWLINE
 SCHEMA = 1
-SITE, SOURCE, LIVE = "site.yaml", "source.xml", "live.xml"
+SITE, SOURCE, LIVE, CLAIMS = "site.yaml", "source.xml", "live.xml", "claims.yaml"
 BLOCKED = (
     "# Blocked: {count} finding(s) stand against this VM, see report.json. It is left out of kustomization.yaml.\n"
 )
@@ -204,15 +205,19 @@ def write_plan(folder: Path, items: Iterable[Translation | Skipped], target: Tar
     try:
         with _renamed(folder) as partial:
             resources: list[str] = []
+            shared: dict[tuple[str, str], dict[str, Any]] = {}
             with open(partial / ".vms", "wb") as vms, open(partial / ".plan", "wb") as plan:
                 for item in items:
                     summary.add(item)
                     if isinstance(item, Translation):
-                        resources += _write_vm(partial, item)
+                        resources += _write_vm(partial, item, shared)
                         vms.write(orjson.dumps(report_row(item), option=LINE))
                         plan.write(orjson.dumps(plan_row(item), option=LINE))
             if site:
                 (partial / SITE).write_text(site, encoding="utf-8")
+            if shared:
+                (partial / CLAIMS).write_text(manifests.dump(shared.values()), encoding="utf-8")
+                resources.insert(0, CLAIMS)
             (partial / "kustomization.yaml").write_text(manifests.kustomization(resources))
             _write_documents(partial, summary, target)
     except OSError as error:
@@ -223,12 +228,14 @@ def write_plan(folder: Path, items: Iterable[Translation | Skipped], target: Tar
 def _may_replace(folder: Path) -> None:
     if (folder / journal.NAME).exists():
         raise Refused(f"{folder}: `apply` has begun on this plan; finish it, or plan into another folder with -d")
+    if folder.name in ("", ".."):
+        raise Refused(f"{folder}: is not replaced by a plan; give a new folder with -d")
     if folder.exists() and not (folder / "plan.json").exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Refused(f"{folder}: is there and is no plan; give a new folder with -d")
 
 
-def _write_vm(folder: Path, translation: Translation) -> list[str]:
-    """Writes a VM's files and returns those that `kubectl apply -k` takes."""
+def _write_vm(folder: Path, translation: Translation, shared: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
+    """Writes a VM's files and returns those that `kubectl apply -k` takes; claims that VMs share go to `shared`."""
     name = translation.vm.folder
     place = f"{folder}/{name}"
     os.mkdir(place)
@@ -236,13 +243,18 @@ def _write_vm(folder: Path, translation: Translation) -> list[str]:
     blockers = sum(finding.severity == "blocker" and not finding.waived for finding in translation.all_findings())
     heading = BLOCKED.format(count=blockers) if verdict == "blocked" else ""
     _put(f"{place}/vm.yaml", (heading + manifests.dump([translation.manifest])).encode())
-    if translation.claims:
-        _put(f"{place}/claims.yaml", (heading + manifests.dump(translation.claims)).encode())
+    claims = translation.claims
+    if verdict != "blocked":
+        for claim in filter(is_shared, claims):
+            shared[claim["metadata"].get("namespace", ""), claim["metadata"]["name"]] = claim
+        claims = [claim for claim in claims if not is_shared(claim)]
+    if claims:
+        _put(f"{place}/{CLAIMS}", (heading + manifests.dump(claims)).encode())
     _put(f"{place}/ledger.jsonl", b"".join(map(ledger_line, translation.entries)))
     _put(f"{place}/{SOURCE}", translation.source)
     if translation.live:
         _put(f"{place}/{LIVE}", translation.live)
-    files = [f"{name}/claims.yaml"] if translation.claims else []
+    files = [f"{name}/{CLAIMS}"] if claims else []
     return [] if verdict == "blocked" else [*files, f"{name}/vm.yaml"]
 
 
@@ -299,6 +311,8 @@ def table(summary: Summary) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    from migrate.mapping.paths import printable
+
     shown = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("VM", "VERDICT"):
         shown.add_column(name, overflow="fold")
@@ -307,7 +321,7 @@ def table(summary: Summary) -> Table:
     for name, verdict, *numbers in summary.rows[:ROWS_SHOWN]:
         shown.add_row(name, Text(verdict, style=COLORS[verdict]), *numbers)
     for item in summary.skipped[: max(0, ROWS_SHOWN - len(summary.rows))]:
-        shown.add_row(Text(item.name), Text("skipped", style=COLORS["skipped"]), Text(""))
+        shown.add_row(Text(printable(item.name)), Text("skipped", style=COLORS["skipped"]), Text(""))
     return shown
 
 

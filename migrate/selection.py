@@ -27,6 +27,11 @@ class Selection:
         """The selection that the options' expressions say; a malformed one is Refused."""
         return cls(tuple(map(_test, select)), tuple(map(_test, exclude)))
 
+    @property
+    def narrows(self) -> bool:
+        """Whether anything is asked for, so that finding nothing is a mistake."""
+        return bool(self.select or self.exclude)
+
     def wants(self, vm: VM) -> bool:
         """Whether the VM is meant, by its name, uuid and state alone."""
         chosen = not self.select or any(test(vm) for test in self.select)

@@ -12,7 +12,7 @@ from typing import Any
 
 from migrate import applying, pipeline, reporting
 from migrate import site as sites
-from migrate.inventory import LABEL, Inventory
+from migrate.inventory import Inventory
 from migrate.mapping.rules import Rules
 from migrate.model import VM, Finding, Refused, Translation, Verdict
 from migrate.selection import Selection
@@ -76,8 +76,6 @@ def _both(
         live=lambda vm: (plan / vm.folder / reporting.LIVE).read_bytes(),
     )
     for vm in vms:
-        if not LABEL.fullmatch(vm.folder):
-            raise Refused(f"{plan / applying.PLAN}: is no plan ({vm.folder!r} is no folder); plan again")
         for name in (reporting.SOURCE, reporting.LIVE)[: 1 + vm.has_live]:
             if not (plan / vm.folder / name).is_file():
                 raise Refused(f"{plan / vm.folder / name}: not there; plan again")

@@ -283,3 +283,53 @@ def test_hostile_names_stay_inside_the_folder_and_the_yaml(name: str, tmp_path_f
     (manifest,) = list(yaml.safe_load_all((place / "vm.yaml").read_text()))
     assert not strict(manifest, target("1.9"))
     assert manifest["metadata"]["annotations"]["kubevirt-migrate/name"].strip() == root.findtext("name").strip()
+
+
+def test_selecting_nothing_is_refused_and_an_empty_list_is_not(web: Path, tmp_path: Path) -> None:
+    stock = tmp_path / "inventory"
+    assert cli("collect", "files", web, "-d", stock, "--select", "wob").returncode == 2
+    assert not stock.exists()
+    assert cli("plan", web, "-d", tmp_path / "plan", "--exclude", "*").returncode == 2
+    cli("collect", "files", web, "-d", stock)
+    refused = cli("plan", stock, "-d", tmp_path / "plan", "--select", "wob")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert not (tmp_path / "plan").exists()
+    listed = cli("list", "files", web, "--select", "wob", "-o", "json")
+    assert (listed.returncode, json.loads(listed.stdout)) == (0, {"vms": [], "skipped": []})
+
+
+def test_a_twin_that_is_not_selected_still_counts(web: Path, tmp_path: Path) -> None:
+    stock = tmp_path / "inventory"
+    (tmp_path / "old.xml").write_text(domain("old"))
+    cli("collect", "files", web, tmp_path / "old.xml", "-d", stock)
+    cli("plan", stock, "-d", tmp_path / "plan", "--select", "web")
+    (vm,) = json.loads((tmp_path / "plan/report.json").read_text())["vms"]
+    assert "identity/uuid-in-two-files" in {item["id"] for item in vm["findings"]}
+
+
+def test_a_plan_is_not_put_in_place_of_the_folder_one_stands_in(web: Path, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    for name in (".", ".."):
+        done = cli("plan", web, "-d", name, cwd=tmp_path / "here")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert {path.name for path in tmp_path.iterdir()} == {"here", "web.xml"}
+
+
+def test_json_that_is_printed_is_ascii_and_a_table_has_no_control_characters(tmp_path: Path) -> None:
+    (tmp_path / "x.xml").write_text(domain("n\x9b31m\U0001f600\x7f"))
+    (tmp_path / "n\x9bo.xml").write_text("<domain>")
+    for args in (["list", "files", tmp_path], ["plan", tmp_path, "-d", tmp_path / "plan"]):
+        done = cli(*args, "-o", "json")
+        assert done.stdout.isascii() and "\x7f" not in done.stdout
+        document = json.loads(done.stdout)
+        assert document["vms"][0]["name"] == "n\x9b31m\U0001f600\x7f"
+        shown = cli(*args)
+        assert all(line.isprintable() for line in (shown.stdout + shown.stderr).split("\n"))
+
+
+def test_run_prints_one_json_document_also_when_it_stops(web: Path, tmp_path: Path) -> None:
+    args = ("run", "files", web, "-d", tmp_path / "work", "--directory", tmp_path / "out", "-o", "json")
+    done = cli(*args)
+    document = json.loads(done.stdout)
+    assert (done.returncode, sorted(document)) == (1, ["copied", "plan", "verified"])
+    assert document["copied"] and not document["verified"]
