@@ -144,8 +144,10 @@ class _Run:
         self.rules = rules
         self.context = context
         self.ledger = Ledger()
-        self.entries: dict[int, Entry] = {}
+        self.entries: dict[Leaf, Entry] = {}
         self.settled: set[int] = set()
+        self.flagged: set[int] = set()
+        self.vm_id = context.vm.id
         self.holds: dict[Any, bool] = {}
         self.keys: dict[tuple[str | None, str], str] = {}
         self.used_keys: dict[tuple[str | None, str], set[str]] = {}
@@ -160,7 +162,7 @@ class _Run:
                 shut.setdefault(gate[3].path, []).append(self._gated(leaf, gate[0]))
                 continue
             rule, node = _owner(leaf, self.document, self.rules, self.holds)
-            self.entries[id(leaf)] = self._entry(leaf, rule, rule)
+            self.entries[leaf] = self._entry(leaf, rule, rule)
             group = groups.setdefault((rule.id, node.path), (rule, node, []))
             group[2].append(leaf)
         for path, entries in shut.items():
@@ -168,7 +170,7 @@ class _Run:
             self._flag(rule, row, node, entries, detail)
         for rule, node, leaves in groups.values():
             self._apply(rule, node, leaves)
-        self.ledger.entries = [self.entries[id(leaf)] for leaf in self.document.leaves]
+        self.ledger.entries = [self.entries[leaf] for leaf in self.document.leaves]
         self._gains()
         return self.ledger
 
@@ -201,15 +203,15 @@ class _Run:
         return gate.rows["always"], None
 
     def _gated(self, leaf: Leaf, gate: Rule) -> Entry:
-        self.entries[id(leaf)] = self._entry(leaf, gate, self._owner(leaf))
-        return self.entries[id(leaf)]
+        self.entries[leaf] = self._entry(leaf, gate, self._owner(leaf))
+        return self.entries[leaf]
 
     def _entry(self, leaf: Leaf, rule: Rule, owner: Rule) -> Entry:
         value = REDACTED if _secret(leaf, owner) else leaf.value
         return Entry(leaf.path, value, rule.id, "flag", implied=leaf.implied)
 
     def _apply(self, rule: Rule, node: Node, leaves: list[Leaf]) -> None:
-        before = set(self.ledger.writes)
+        before = len(self.ledger.writes)
         try:
             if rule.form == "call":
                 self._call(rule, node, leaves)
@@ -218,27 +220,26 @@ class _Run:
                     row = rule.rows.get(leaf.value, rule.otherwise) if rule.form == "values" else _only(rule)
                     self._sign(rule, node, leaf, row)
         except Exception as error:
-            for path in set(self.ledger.writes) - before:
+            for path in list(self.ledger.writes)[before:]:
                 del self.ledger.writes[path]
             self._break(rule, node, leaves, error)
 
     def _call(self, rule: Rule, node: Node, leaves: list[Leaf]) -> None:
         assert rule.function
         view = self._view(rule, node, leaves)
-        owned = {id(leaf) for leaf in leaves}
-        signed: set[int] = set()
+        owned = set(leaves)
+        signed: set[Leaf] = set()
         for sign in rule.function(view, self.context):
-            for leaf in sign.leaves:
-                if id(leaf) not in owned:
-                    raise Broken(f"signs {leaf.path}, which it does not own")
-                signed.add(id(leaf))
+            if not owned.issuperset(sign.leaves):
+                stranger = next(leaf for leaf in sign.leaves if leaf not in owned)
+                raise Broken(f"signs {stranger.path}, which it does not own")
+            signed.update(sign.leaves)
             self._take(rule, node, sign)
-        silent = next((leaf for leaf in leaves if id(leaf) not in signed), None)
-        if silent is not None:
-            raise Broken(f"says nothing of {silent.path}")
+        if len(signed) < len(owned):
+            raise Broken(f"says nothing of {next(leaf.path for leaf in leaves if leaf not in signed)}")
 
     def _take(self, rule: Rule, node: Node, sign: Sign) -> None:
-        entries = [self.entries[id(leaf)] for leaf in sign.leaves]
+        entries = [self.entries[leaf] for leaf in sign.leaves]
         if sign.word == "write":
             self._write(rule, node, sign.path, sign.value, entries, sign.because)
         elif sign.word == "flag":
@@ -252,7 +253,7 @@ class _Run:
 
     def _sign(self, rule: Rule, node: Node, leaf: Leaf, row: Row | None) -> None:
         assert row is not None
-        entry = self.entries[id(leaf)]
+        entry = self.entries[leaf]
         self.ledger.reached.add(f"{rule.id}/{row.id}")
         if row.word == "write" or row.write is not None:
             text = leaf.value if rule.form == "copy" else row.write
@@ -272,7 +273,7 @@ class _Run:
             self._settle(entry, row.word, f"{row.because} ({row.source})" if row.source else row.because)
 
     def _settle(self, entry: Entry, word: Any, because: str | None) -> None:
-        if id(entry) in self.settled or entry.writes or entry.findings:
+        if id(entry) in self.settled or id(entry) in self.flagged or entry.writes:
             raise Broken(f"says two things of {entry.path}")
         self.settled.add(id(entry))
         entry.fate, entry.because = word, because
@@ -296,13 +297,16 @@ class _Run:
             if id(entry) in self.settled:
                 raise Broken(f"says two things of {entry.path}")
             entry.writes[full] = value
-            if not entry.findings:
+            if id(entry) not in self.flagged:
                 entry.fate = "write"
             entry.because = entry.because or because
 
     def _flag(self, rule: Rule, row: Row, node: Node, entries: list[Entry], detail: str | None) -> None:
         self.ledger.reached.add(f"{rule.id}/{row.id}")
         for entry in entries:
+            if id(entry) in self.settled:
+                raise Broken(f"says two things of {entry.path}")
+            self.flagged.add(id(entry))
             entry.fate = "flag"
             entry.because = _because(row, detail)
         if not entries:
@@ -314,7 +318,7 @@ class _Run:
         target = next(iter(entry.writes), None) or self._meant(rule, node)
         return Finding(
             id=name,
-            key=short_hash(self.context.vm.id, name, self._device(rule, node, entry)),
+            key=short_hash(self.vm_id, name, self._device(rule, node, entry)),
             rule=rule.id,
             severity=row.severity,  # type: ignore[arg-type]
             path=entry.path,
@@ -376,7 +380,7 @@ class _Run:
         self.ledger.internal = True
         finding = Finding(
             id="internal",
-            key=short_hash(self.context.vm.id, "internal", name, pattern),
+            key=short_hash(self.vm_id, "internal", name, pattern),
             rule=name,
             severity="blocker",
             path=None,
@@ -391,7 +395,7 @@ class _Run:
     def _break(self, rule: Rule, node: Node, leaves: Iterable[Leaf], error: Exception) -> None:
         finding = self._broken(rule.id, node.pattern, error)
         for leaf in leaves:
-            entry = self.entries[id(leaf)]
+            entry = self.entries[leaf]
             entry.writes, entry.findings = {}, []
             entry.fate, entry.because = "flag", finding.because
             if finding.path is None:

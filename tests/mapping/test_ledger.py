@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,9 +140,32 @@ def _two_words(view: View, context: Context) -> Iterator[Sign]:
     yield ignore(view.owned, "and yet")
 
 
+def _flags_then_writes(view: View, context: Context) -> Iterator[Sign]:
+    yield flag(view.owned, "lost")
+    yield write(view.owned, "domain.devices.disks.disk.bus", "sata")
+
+
+def test_every_leaf_of_a_finding_stays_flagged_when_it_is_written_later(custom: all_rules.Rules, run: Callable) -> None:
+    rule = custom.rules["gizmo-color"]
+    rule.form, rule.function, rule.patterns = "call", _flags_then_writes, ("gizmo.color",)
+    rule.rows = {"lost": replace(rule.rows["blue"], id="lost")}
+    book = run("<gizmo name='a'><color x='1'>red</color><color>blue</color></gizmo>", custom)
+    flagged = [entry for entry in book.entries if entry.rule == "gizmo-color"]
+    assert len(flagged) == 2
+    assert [(entry.fate, list(entry.writes)) for entry in flagged] == [
+        ("flag", ["domain.devices.disks[a].disk.bus"])
+    ] * 2
+
+
+def _ignores_then_flags(view: View, context: Context) -> Iterator[Sign]:
+    yield ignore(view.owned, "means nothing")
+    yield flag(view.owned, "blue")
+
+
 @pytest.mark.parametrize(
     ("function", "says"),
     [
+        (_ignores_then_flags, "says two things"),
         (_raises, "RuntimeError: boom"),
         (_says_nothing, "says nothing of gizmo.color"),
         (_writes_elsewhere, "its `writes` do not have"),
