@@ -36,6 +36,10 @@ RULE_KEYS = (
     *FORMS,
 )
 GATE_KEYS = ("id", "where", "reads", "why", "examples", "because", "remedy", "on", "values", "flag", "call", "flags")
+TEXT_KEYS = (
+    *("id", "each", "key", "identity", "why", "because", "remedy", "source"),
+    *("default", "ignore", "flag", "call", "on", "write"),
+)
 ROW_KEYS = ("write", "flag", "because", "remedy", "default", "ignore", "source")
 UNKNOWN = "unknown"
 
@@ -253,11 +257,20 @@ def _add_folder(folder: Path, rules: dict[str, Rule], shipped: dict[str, Rule]) 
                 raise Refused(
                     f"{path}: rule {rule.id} replaces a shipped rule, so it owns just {', '.join(known.patterns)}"
                 )
+            _writes_what_is_there(rule, path)
             if not known and rule.id in rules:
                 raise Refused(f"{path}: rule {rule.id} is there already, in {rules[rule.id].file}")
             if not known:
                 _owns_only_unclaimed(rule, shipped, path)
             rules[rule.id] = rule
+
+
+def _writes_what_is_there(rule: Rule, path: Path) -> None:
+    from migrate.target.vocabulary import BRACKETS, since
+
+    for target in rule.writes:
+        if since(BRACKETS.sub("", target)) is None:
+            raise Refused(f"{path}: rule {rule.id} writes {target}, which no KubeVirt version has")
 
 
 def _owns_only_unclaimed(rule: Rule, shipped: dict[str, Rule], path: Path) -> None:
@@ -529,6 +542,8 @@ def _strict(value: Any, known: tuple[str, ...], place: str) -> None:
     for key in _strict_mapping(value, place):
         if key not in known:
             raise Refused(f"{place}: there is no key {key!r}{nearest(key, known)}")
+        if key in TEXT_KEYS and not isinstance(value[key], str):
+            raise Refused(f"{place}: {key}: give text")
 
 
 def _severity(value: Any, place: str) -> str:
