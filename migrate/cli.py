@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from migrate.model import Mismatch, Refused, Unfinished
 
 if TYPE_CHECKING:
     from migrate.applying import Outcome
-    from migrate.model import VM, PlannedDisk
+    from migrate.model import VM, PlannedDisk, Skipped
     from migrate.reporting import Summary
     from migrate.selection import Selection
 
@@ -117,9 +117,8 @@ def list_(source: str, urls: tuple[str, ...], select: Any, exclude: Any, output:
         _json({"vms": [_listed(vm) for vm in vms], "skipped": [_fields(item) for item in skipped]})
     elif found:
         _print_list(vms)
-    for item in skipped:
-        _note(f"skipped {item.name}: {item.reason}")
-    if not found:
+        _tell_skipped(skipped)
+    else:
         _note("there is no such VM" if select or exclude else "there are no VMs")
     sys.exit(FINDINGS if skipped else 0)
 
@@ -144,8 +143,7 @@ def collect(source: str, urls: tuple[str, ...], dir_: Path, select: Any, exclude
         count = len(inventory.vms)
         skipped = f", {len(inventory.skipped)} skipped" if inventory.skipped else ""
         _say(f"{count} VM{'' if count == 1 else 's'} in {dir_}{skipped}")
-    for item in inventory.skipped:
-        _note(f"skipped {item.name}: {item.reason}")
+        _tell_skipped(inventory.skipped)
 
 
 @cli.command()
@@ -412,7 +410,7 @@ def _tell(outcome: Outcome, output: str, done: str = "copied and read back") -> 
     from migrate.target.quantity import human
 
     name = f"{outcome.vm} {outcome.disk}" if outcome.disk else outcome.vm
-    if outcome.problem:
+    if outcome.problem and output == "text":
         _note(f"{name}: {outcome.problem}")
     elif outcome.evidence and output == "text":
         item = outcome.evidence
@@ -543,8 +541,7 @@ def _show(summary: Summary, dir_: Path, output: str) -> None:
             + reporting.totals(summary)
             + f"; the whole report is {dir_}/report.json"
         )
-    for item in summary.skipped:
-        _note(f"skipped {item.name}: {item.reason}")
+        _tell_skipped(summary.skipped)
     for waiver in summary.ended.values():
         _note(f"waiver ended on {waiver.until}, its findings count again: {waiver.reason}")
     for name in summary.internal:
@@ -607,6 +604,17 @@ def _print_list(vms: list[VM]) -> None:
         numbers = (str(len(vm.disks) or ""), human(sum(sizes)) if sizes else "?", human(sum(used)) if used else "?")
         table.add_row(Text(printable(vm.name)), vm.uuid, state, *numbers)
     Console().print(table)
+
+
+def _tell_skipped(items: Sequence[Skipped]) -> None:
+    """A line on stderr for each that could not be read, which names it once; the first ones of very many."""
+    for item in items[:SKIPPED_SHOWN]:
+        _note("skipped " + (item.reason if item.reason.startswith(item.name) else f"{item.name}: {item.reason}"))
+    if len(items) > SKIPPED_SHOWN:
+        _note(f"... and {len(items) - SKIPPED_SHOWN} more were skipped; -o json has them all")
+
+
+SKIPPED_SHOWN = 50
 
 
 def _json(data: Any) -> None:

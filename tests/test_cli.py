@@ -333,3 +333,55 @@ def test_run_prints_one_json_document_also_when_it_stops(web: Path, tmp_path: Pa
     document = json.loads(done.stdout)
     assert (done.returncode, sorted(document)) == (1, ["copied", "plan", "verified"])
     assert document["copied"] and not document["verified"]
+
+
+def test_json_is_all_that_is_printed(web: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.xml").write_text("<domain>")
+    plan, stock, out = tmp_path / "plan", tmp_path / "inventory", tmp_path / "out"
+    for args in (
+        ["list", "files", tmp_path],
+        ["collect", "files", tmp_path, "-d", stock],
+        ["plan", stock, "-d", plan],
+        ["apply", plan, "--directory", out],
+        ["verify", plan, "--directory", out],
+        ["explain", plan, "web", "memory"],
+        ["rules"],
+        ["rules", "disk-bus"],
+        ["run", "files", tmp_path, "-d", tmp_path / "work", "--directory", out, "--exclude", "nothing"],
+    ):
+        done = cli(*args, "-o", "json")
+        json.loads(done.stdout)
+        assert done.stderr.count("\n") == (args[0] == "run"), (args, done.stderr)
+        assert "kubevirt-migrate: nothing was copied" in done.stderr or args[0] != "run"
+
+
+def test_a_skipped_file_is_named_once_and_very_many_are_counted(tmp_path: Path) -> None:
+    for number in range(60):
+        (tmp_path / f"{number}.xml").write_text("<domain>")
+    lines = cli("collect", "files", tmp_path, "-d", tmp_path / "inventory").stderr.splitlines()
+    assert len(lines) == 51
+    assert lines[0].count("0.xml") == 1
+    assert "10 more" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "",
+        "7",
+        "rules: 7",
+        "rules: [7]",
+        "rules: [{id: {a: b}, owns: x.y, ignore: z}]",
+        "rules: [{id: x, owns: x.y, ignore: [z]}]",
+        "{each: [x], rules: [{id: x, owns: y, ignore: z}]}",
+        "rules: [{id: x, owns: x.y, copy: nowhere.at.all}]",
+        "rules: [{id: x, owns: x.y, call: os.system}]",
+        "rules: [{id: x, owns: memory, ignore: z}]",
+    ],
+)
+def test_a_rule_file_is_strict(rules: str, web: Path, tmp_path: Path) -> None:
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules/x.yaml").write_text(rules)
+    done = cli("plan", web, "-d", tmp_path / "plan", "--rules", tmp_path / "rules")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "x.yaml" in done.stderr
