@@ -144,6 +144,7 @@ def collect(source: str, urls: tuple[str, ...], dir_: Path, select: Any, exclude
         skipped = f", {len(inventory.skipped)} skipped" if inventory.skipped else ""
         _say(f"{count} VM{'' if count == 1 else 's'} in {dir_}{skipped}")
         _tell_skipped(inventory.skipped)
+    sys.exit(FINDINGS if inventory.skipped else 0)
 
 
 @cli.command()

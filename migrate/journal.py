@@ -20,8 +20,6 @@ from migrate.model import Evidence, Refused, Unfinished
 
 NAME = "journal.jsonl"
 
-NAME = "journal.jsonl"
-
 Key = tuple[str, str, str]  # vm, disk, target
 
 

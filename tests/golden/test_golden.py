@@ -1,4 +1,4 @@
-"""Whole domains and all that becomes of them. `pytest --accept` writes what is new; what the schema lacks fails first."""
+"""Whole domains and all that becomes of them; `pytest --accept` writes what is new, never what the schema lacks."""
 
 from __future__ import annotations
 
