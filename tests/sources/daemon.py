@@ -94,6 +94,15 @@ def running() -> Iterator[tuple[str, Path]]:
         f'log_outputs = "3:file:{folder}/home/log"\n'
         f'listen_tls = 0\nlisten_tcp = 1\nlisten_addr = "127.0.0.1"\ntcp_port = "{_free_port()}"\nauth_tcp = "none"\n'
     )
+    # Two daemons on one machine would give their guests' displays the same port, and one of the guests would not start.
+    display = min(_free_port(), 65_400)
+    settings = folder / "home" / ".config" / "libvirt"
+    settings.mkdir(parents=True)
+    (settings / "qemu.conf").write_text(
+        f"remote_display_port_min = {display}\nremote_display_port_max = {display + 99}\n"
+    )
+    for part in (settings, settings.parent):
+        part.chmod(0o777)
     nobody = pwd.getpwnam("nobody")
     user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
     daemon = subprocess.Popen(
