@@ -285,7 +285,7 @@ class _Run:
         if rule.secret:
             raise Broken(f"writes the secret {entries[0].path if entries else ''}")
         full = self._full(rule, node, path)
-        lack = missing(full, value, self.context.target)
+        lack = missing(pattern, value, self.context.target)
         if lack:
             row = Row("unsupported", "flag", severity=rule.unsupported, because=UNSUPPORTED, remedy=UNSUPPORTED_REMEDY)
             self._flag(rule, row, node, entries, f"{pattern}: {lack}")

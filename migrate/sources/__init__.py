@@ -6,6 +6,7 @@ A module has `collect`, `unread` and `unfit`, and where its disks can be copied 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
@@ -14,6 +15,7 @@ from migrate.model import VM, Refused, Skipped
 from migrate.selection import Selection
 
 
+@cache
 def kinds() -> list[str]:
     """The names of the sources there are, sorted."""
     return sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -61,9 +61,14 @@ def assemble(writes: Iterable[tuple[str, Any]]) -> dict[str, list[dict[str, Any]
     objects: dict[str, dict[str, dict[str, Any]]] = {}
     for path, value in writes:
         kind, key, steps = _steps(path)
-        node = objects.setdefault(kind, {}).setdefault(key, {"apiVersion": API_VERSIONS[kind], "kind": kind})
+        node = objects.setdefault(kind, {}).get(key)
+        if node is None:
+            node = objects[kind][key] = {"apiVersion": API_VERSIONS[kind], "kind": kind}
         for step, below in pairwise(steps):
-            node = node.setdefault(step.name, Items() if below.is_item else {})
+            inner = node.get(step.name)
+            if inner is None:
+                inner = node[step.name] = Items() if below.is_item else {}
+            node = inner
         last = steps[-1].name
         if isinstance(value, dict):
             node.setdefault(last, {}).update(value)
@@ -80,30 +85,35 @@ def _plain(value: Any) -> Any:
 
 def dump(objects: Iterable[dict[str, Any]]) -> str:
     """The objects as YAML documents; every string that is not a plain word is quoted."""
-    return "---\n".join("\n".join([*_lines(_ordered(each)), ""]) for each in objects)
+    documents = []
+    for each in objects:
+        lines: list[str] = []
+        _lines(_ordered(each), "", lines)
+        documents.append("\n".join([*lines, ""]))
+    return "---\n".join(documents)
 
 
 def _ordered(manifest: dict[str, Any]) -> dict[str, Any]:
     return {key: manifest[key] for key in FIRST if key in manifest} | manifest
 
 
-def _lines(value: dict[str, Any] | list[Any]) -> Iterator[str]:
-    """The lines of a mapping or list that is not empty."""
+def _lines(value: dict[str, Any] | list[Any], indent: str, lines: list[str]) -> None:
+    """Adds the lines of a mapping or list that is not empty."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            if inner and isinstance(inner, dict):
-                yield f"{_scalar(key)}:"
-                yield from (f"  {line}" for line in _lines(inner))
-            elif inner and isinstance(inner, list):
-                yield f"{_scalar(key)}:"
-                yield from _lines(inner)
+            if inner and isinstance(inner, dict | list):
+                lines.append(f"{indent}{_scalar(key)}:")
+                _lines(inner, indent + "  " if isinstance(inner, dict) else indent, lines)
             else:
-                yield f"{_scalar(key)}: {_scalar(inner)}"
+                lines.append(f"{indent}{_scalar(key)}: {_scalar(inner)}")
     else:
         for item in value:
-            below = _lines(item) if item and isinstance(item, dict | list) else iter([_scalar(item)])
-            yield f"- {next(below)}"
-            yield from (f"  {line}" for line in below)
+            if item and isinstance(item, dict | list):
+                first = len(lines)
+                _lines(item, indent + "  ", lines)
+                lines[first] = f"{indent}- {lines[first][len(indent) + 2 :]}"
+            else:
+                lines.append(f"{indent}- {_scalar(item)}")
 
 
 @lru_cache(maxsize=10_000)
