@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from migrate.mapping.paths import Document, Leaf, Node, printable, redact
@@ -118,7 +119,7 @@ def _owner(leaf: Leaf, document: Document, rules: Rules, holds: dict[tuple[str, 
 
 
 def _holds(rule: Rule, node: Node, document: Document, known: dict[Any, bool]) -> bool:
-    key = (rule.where, node.path)
+    key = (rule.id, node.path)
     found = known.get(key)
     if found is None:
         prefix = node.path + "." if node.path else ""
@@ -337,7 +338,7 @@ class _Run:
 
     def _device(self, rule: Rule, node: Node, entry: Entry) -> str:
         """What names the element on the source whatever its position: its identity leaf, else all that it says."""
-        pattern = re.sub(r"\[\d+\]", "", entry.path)
+        pattern = _pattern(entry.path)
         if not node.path:
             return f"{pattern}={entry.value}"
         identity = self.document.text(f"{node.path}.{rule.identity}") if rule.identity else ""
@@ -366,7 +367,8 @@ class _Run:
             text = self.document.text(f"{node.path}.{rule.key}") if rule.key else ""
             known = item_key(text) if text else item_key(f"{node.tag}-{node.index}")
             used = self.used_keys.setdefault((rule.key, node.pattern), set())
-            known = known if known not in used else item_key(f"{known[:30]}-{node.tag}-{node.index}")
+            others = (item_key(f"{known[:28]}-{node.tag[:6]}-{count}") for count in itertools.count(node.index))
+            known = known if known not in used else next(other for other in others if other not in used)
             used.add(known)
             self.keys[(rule.key, node.path)] = known
         return known
@@ -457,7 +459,7 @@ def _only(rule: Rule) -> Row:
     return next(iter(rule.rows.values()))
 
 
-@cache
+@lru_cache(maxsize=20_000)
 def _pattern(path: str) -> str:
     """A target path without its bracketed keys."""
     return re.sub(r"\[[^\]]*\]", "", path)
@@ -468,7 +470,7 @@ def _cast(target: Target, pattern: str, text: Any) -> Any:
     return cast(known.type, text) if known else text
 
 
-@cache
+@lru_cache(maxsize=20_000)
 def _template(target: Target, path: str) -> tuple[str, str | None]:
     """A target path cut where the key of the element's item goes; None where it needs none.
 

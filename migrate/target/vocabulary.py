@@ -194,6 +194,10 @@ class Target:
     kubevirt: str
     gates: frozenset[str] = frozenset()
 
+    def __hash__(self) -> int:
+        # Caches ask for it at every write; text and frozenset keep theirs.
+        return hash(self.kubevirt) ^ hash(self.gates)
+
     @property
     def vocabulary(self) -> Vocabulary:
         """The fields of the target's version."""

@@ -109,6 +109,12 @@ def test_two_elements_of_one_name_keep_apart(custom: all_rules.Rules, run: Calla
     assert len([path for path in book.writes if path.endswith(".disk.bus")]) == 2
 
 
+def test_a_name_that_is_another_elements_second_name_keeps_apart_too(custom: all_rules.Rules, run: Callable) -> None:
+    book = run("<gizmo name='a'/><gizmo name='a-gizmo-2'/><gizmo name='A'/><gizmo name='a-gizmo-3'/>", custom)
+    assert not book.internal
+    assert len([path for path in book.writes if path.startswith("domain.devices.disks[")]) == 4
+
+
 def _raises(view: View, context: Context) -> Iterator[Sign]:
     yield write(view.owned, "domain.devices.disks.disk.bus", "sata")
     raise RuntimeError("boom")
