@@ -46,6 +46,14 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
+class Named:
+    """An object of the cluster: an instance type or a preference, of the cluster or of the VM's namespace."""
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Pardon:
     """A waiver as it is written: which findings of which VMs do not count up to and with a day, and why."""
 
@@ -75,6 +83,8 @@ class Site:
     networks: tuple[dict[str, Network], ...] = ()
     host_devices: tuple[dict[str, str], ...] = ()
     cpu_models: tuple[dict[str, str], ...] = ()
+    instancetypes: tuple[dict[str, Named | None], ...] = ()
+    preferences: tuple[dict[str, Named | None], ...] = ()
     sizes: dict[str, int] = field(default_factory=dict)
     disk_sizes: dict[str, int] = field(default_factory=dict)
     timezone: str | None = None
@@ -120,6 +130,14 @@ class Site:
         """The cluster's CPU model (or `host-model`, `host-passthrough`) for one of the source, or None."""
         return _chosen(self.cpu_models, [("model", {"": name})], "model:")
 
+    def instancetype(self, osinfo: str) -> Named | None:
+        """The instance type for guests of an operating system, by its libosinfo id; none unless it is asked for."""
+        return _of_guest(self.instancetypes, osinfo)
+
+    def preference(self, osinfo: str) -> Named | None:
+        """The preference for guests of an operating system, by its libosinfo id; none unless it is asked for."""
+        return _of_guest(self.preferences, osinfo)
+
     def size(self, disk: Disk) -> int | None:
         """The bytes that are given for a disk, or None."""
         return _chosen((self.disk_sizes,), [("disk", {"": disk.target})], "disk:")
@@ -143,7 +161,7 @@ def fits_vm(key: str, vm: VM) -> bool:
 def parts(key: str) -> tuple[str, dict[str, str]]:
     """The kind of a key, and its globs by qualifier, "" for the name. What follows a `path:` is one glob."""
     kind, colon, rest = key.partition(":")
-    if kind in ("path", "model", "disk"):
+    if kind in ("path", "model", "disk", "os"):
         return kind, {"": rest}
     first, *others = key.split("/")
     kind, colon, name = first.partition(":")
@@ -157,6 +175,12 @@ def _chosen(layers: tuple[dict[str, T], ...], facts: list[tuple[str, dict[str, s
         if fitting:
             return layer[max(fitting, key=lambda key: (key != DEFAULT, _exactness(prefix + key)))]
     return None
+
+
+def _of_guest(layers: tuple[dict[str, T], ...], osinfo: str) -> T | None:
+    """The choice for a libosinfo id; only `default` fits a guest without one."""
+    name = osinfo.partition("://")[2]
+    return _chosen(layers, [("os", {"": name})] if name else [], "os:")
 
 
 def _fits(key: str, kind: str, names: dict[str, str]) -> bool:

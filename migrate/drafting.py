@@ -35,6 +35,8 @@ SECTIONS = {
     "networks": "what source networks become: {pod: masquerade}, or {multus: NAMESPACE/NAME, binding: bridge or sriov}",
     "hostDevices": "the resources that the nodes offer in their place",
     "cpuModels": "a CPU model of the nodes, host-model or host-passthrough, where the guest's own will not do",
+    "preferences": "what fills in what the VM leaves out, by the guest's libosinfo id",
+    "instancetypes": "what gives the guest its CPUs and memory in place of the source's, by its libosinfo id",
     "sizes": "of disks whose size the source does not know",
 }
 SINGLE = "\n# timezone: AREA/PLACE # of the source hosts: clocks in local time of {names}\n"
@@ -92,6 +94,8 @@ def _needs(vm: VM, rules: Rules) -> Iterator[tuple[str, str]]:
             yield "hostDevices", f"{_quoted(f'{kind}:{_escaped(names[0])}')}: VENDOR.COM/RESOURCE"
     if model := document.text("cpu.model"):
         yield "cpuModels", f"{_quoted(_escaped(model))}: MODEL"
+    if osinfo := context.osinfo.partition("://")[2]:
+        yield from ((section, f"{_quoted(_escaped(osinfo))}: NAME") for section in ("preferences", "instancetypes"))
 
 
 def _place(disk: Disk) -> str | None:
@@ -124,7 +128,18 @@ def _whose(names: list[str]) -> str:
 KEY = "vm"
 TOLD = ("name", "host", "state", "disks", "size")
 SCALARS = ("namespace", "timezone", "runStrategy", "wave", "skip")
-COLLECTIONS = ("storage", "networks", "hostDevices", "cpuModels", "sizes", "labels", "annotations", "images")
+COLLECTIONS = (
+    "storage",
+    "networks",
+    "hostDevices",
+    "cpuModels",
+    "instancetypes",
+    "preferences",
+    "sizes",
+    "labels",
+    "annotations",
+    "images",
+)
 COLUMNS = (KEY, *TOLD, *SCALARS, *COLLECTIONS)
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 

@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from migrate.decisions import DEFAULT, OWNER_KINDS, Network, Pardon, Site, Storage, parts
+from migrate.decisions import DEFAULT, OWNER_KINDS, Named, Network, Pardon, Site, Storage, parts
 from migrate.model import Refused
 
 # What a VM can have of its own, and the rest.
@@ -20,6 +21,8 @@ VM_KEYS = (
     "networks",
     "hostDevices",
     "cpuModels",
+    "instancetypes",
+    "preferences",
     "sizes",
     "timezone",
     "runStrategy",
@@ -39,6 +42,9 @@ ACCESS_MODES = ("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce
 POD_BINDINGS = ("masquerade", "bridge")
 MULTUS_BINDINGS = ("bridge", "sriov")
 RUN_STRATEGIES = ("Halted", "Always", "Manual", "RerunOnFailure")
+# The kinds of the cluster, and those of a namespace; the first is meant where none is named.
+INSTANCETYPES = ("VirtualMachineClusterInstancetype", "VirtualMachineInstancetype")
+PREFERENCES = ("VirtualMachineClusterPreference", "VirtualMachinePreference")
 OURS = "kubevirt-migrate/"
 CPU_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -113,6 +119,8 @@ def _decisions(data: dict[str, Any], where: str, base: Storage, of_vm: bool = Fa
         "networks": ("networks", lambda: layer("networks", _network)),
         "hostDevices": ("host_devices", lambda: layer("hostDevices", _device)),
         "cpuModels": ("cpu_models", lambda: layer("cpuModels", _cpu_model)),
+        "instancetypes": ("instancetypes", lambda: layer("instancetypes", partial(_named, INSTANCETYPES))),
+        "preferences": ("preferences", lambda: layer("preferences", partial(_named, PREFERENCES))),
         "sizes": (sizes, lambda: _map(data, "sizes", where, _disk_size if of_vm else _size)),
         "timezone": ("timezone", lambda: _timezone(data["timezone"], f"{where}: timezone")),
         "runStrategy": ("run_strategy", lambda: _choice(data["runStrategy"], RUN_STRATEGIES, f"{where}: runStrategy")),
@@ -217,6 +225,19 @@ def _cpu_model(key: str, value: Any, where: str) -> str:
     if not isinstance(value, str) or not CPU_MODEL.fullmatch(value):
         raise Refused(f"{where}: {key}: give a CPU model of the cluster's nodes, host-model or host-passthrough")
     return value
+
+
+def _named(kinds: tuple[str, ...], key: str, value: Any, where: str) -> Named | None:
+    if "://" in key or not key:
+        raise Refused(
+            f"{where}: {key!r}: give a libosinfo id without http://, such as `debian.org/debian/12`, or a glob"
+        )
+    data = {"name": value} if isinstance(value, str) else _mapping(value, f"{where}: {key}")
+    _keys(data, ("name", "kind"), f"{where}: {key}")
+    if value is None:
+        return None
+    kind = _choice(data.get("kind", kinds[0]), kinds, f"{where}: {key}.kind")
+    return Named(kind, _subdomain(data.get("name"), f"{where}: {key}.name"))
 
 
 def _size(key: str, value: Any, where: str) -> int:

@@ -28,6 +28,7 @@ UUID = "8f2a6a3e-6a0a-4c4b-9d1e-2f2a6c1b7d1{}"
 DOMAIN = """
 <domain type='kvm'><name>{name}</name><uuid>{uuid}</uuid><memory unit='GiB'>2</memory><vcpu>2</vcpu>
 <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os><cpu mode='custom'><model>Opteron_G5</model></cpu>
+<metadata><l:libosinfo xmlns:l='http://libosinfo.org/xmlns/libvirt/domain/1.0'><l:os id='http://debian.org/debian/12'/></l:libosinfo></metadata>
 <clock offset='localtime'/>
 <devices>
   <interface type='bridge'><source bridge='{bridge}'/><vlan><tag id='20'/><tag id='3'/></vlan></interface>
@@ -76,6 +77,7 @@ def test_a_draft_has_every_host_pool_folder_network_device_and_unknown_size() ->
     assert set(data["networks"]) == networks
     assert set(data["hostDevices"]) == {"pci:0000:07:00.0", "usb:1234:beef"}
     assert set(data["cpuModels"]) == {"Opteron_G5"}
+    assert set(data["preferences"]) == set(data["instancetypes"]) == {"debian.org/debian/12"}
     assert set(data["sizes"]) == {"web/vdb", "db/vdb"}
 
 

@@ -17,7 +17,7 @@ from migrate.data import data_path
 from migrate.inventory import Inventory
 from migrate.mapping import rules as all_rules
 from migrate.model import VM, Disk, Finding, LeftOut, Refused, Skipped, Translation
-from migrate.site import KEYS, VM_KEYS, Network, Site
+from migrate.site import KEYS, VM_KEYS, Named, Network, Site
 from migrate.target.vocabulary import strict, target
 
 UUID = "6bb2d3d6-6f2a-4b1c-9d6e-3f9a0a4f7c11"
@@ -26,11 +26,14 @@ SCHEMA = json.loads(data_path("reports", "site.schema.json").read_text())
 DAY = date(2027, 1, 1)
 DOMAIN = """
 <domain type='kvm'><name>{name}</name><uuid>{uuid}</uuid><memory unit='GiB'>2</memory><vcpu>2</vcpu>
-<os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os><cpu mode='custom'><model>Opteron_G5</model></cpu>
+{metadata}<os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os><cpu mode='custom'><model>Opteron_G5</model></cpu>
 <devices>
   <disk type='file'><source file='/srv/a.img'/><target dev='vda' bus='{bus}'/></disk>
   <interface type='bridge'><source bridge='br0'/><vlan><tag id='42'/></vlan><model type='virtio'/></interface>
 </devices></domain>
+"""
+OSINFO = """
+<metadata><l:libosinfo xmlns:l='http://libosinfo.org/xmlns/libvirt/domain/1.0'><l:os id='{}'/></l:libosinfo></metadata>
 """
 
 
@@ -44,10 +47,11 @@ def vm(name: str = "web-1", **facts: Any) -> VM:
     return VM(name, UUID, "libvirt", "qemu://kvm-1/system", "qemu:///system", "kvm-1", "web-1", "shut off", **facts)
 
 
-def translated(text: str = "", today: date = DAY, bus: str = "virtio", **facts: Any) -> Translation:
+def translated(text: str = "", today: date = DAY, bus: str = "virtio", osinfo: str = "", **facts: Any) -> Translation:
     disks = facts.pop("disks", [Disk("vda", path="/srv/a.img", format="raw", capacity=2**30)])
     found = vm(disks=disks, **facts)
-    found.xml = DOMAIN.format(name=found.name, uuid=UUID, bus=bus).encode()
+    metadata = OSINFO.format(osinfo) if osinfo else ""
+    found.xml = DOMAIN.format(name=found.name, uuid=UUID, bus=bus, metadata=metadata).encode()
     networks = "" if "networks" in text else "\nnetworks: {default: {multus: net}}\n"
     result = pipeline.translate(found, all_rules.load(), target("1.9"), read(text + networks), today)
     assert not result.internal
@@ -230,6 +234,46 @@ def test_a_cpu_model_is_replaced_and_said() -> None:
     assert "cpu-model/decided" not in ids(translated("cpuModels: {Opteron_G5: Opteron_G5}"))
 
 
+def test_the_most_exact_libosinfo_id_counts_and_default_is_for_the_rest() -> None:
+    choices = "{'redhat.com/rhel/9*': nine, 'redhat.com/*': {kind: VirtualMachinePreference, name: red}, '*': any"
+    site = read(
+        f"preferences: {choices}, default: rest}}\nvms: {{web-*: {{preferences: {{'redhat.com/rhel/8*': null}}}}}}"
+    )
+    cluster = "VirtualMachineClusterPreference"
+    assert site.preference("http://redhat.com/rhel/9.2") == Named(cluster, "nine")
+    assert site.preference("http://redhat.com/rhel/8.1") == Named("VirtualMachinePreference", "red")
+    assert site.preference("http://debian.org/debian/12") == Named(cluster, "any")
+    assert site.preference("") == Named(cluster, "rest")
+    assert site.instancetype("http://redhat.com/rhel/9.2") is None
+    assert site.of(vm()).preference("http://redhat.com/rhel/8.1") is None
+    assert site.of(vm()).preference("http://redhat.com/rhel/9.2") == Named(cluster, "nine")
+
+
+def test_without_the_keys_no_preference_and_no_instance_type_is_selected() -> None:
+    spec = translated(osinfo="http://debian.org/debian/12").manifest["spec"]
+    assert not {"preference", "instancetype"} & set(spec)
+    assert spec["template"]["spec"]["domain"]["cpu"]["sockets"] == 2
+    assert "bootloader" not in spec["template"]["spec"]["domain"]["firmware"]
+
+
+def test_a_preference_does_not_turn_a_bios_guest_into_one_of_efi() -> None:
+    found = translated("preferences: {'debian.org/*': debian}", osinfo="http://debian.org/debian/12")
+    assert found.manifest["spec"]["preference"] == {"kind": "VirtualMachineClusterPreference", "name": "debian"}
+    assert found.manifest["spec"]["template"]["spec"]["domain"]["firmware"]["bootloader"] == {"bios": {}}
+
+
+@pytest.mark.parametrize("osinfo", ["", "http://debian.org/debian/12"])
+def test_an_instance_type_takes_the_place_of_the_sizes_and_each_is_said(osinfo: str) -> None:
+    found = translated("instancetypes: {default: u1.medium, 'debian.org/*': u1.medium}", osinfo=osinfo)
+    assert found.manifest["spec"]["instancetype"] == {"kind": "VirtualMachineClusterInstancetype", "name": "u1.medium"}
+    domain = found.manifest["spec"]["template"]["spec"]["domain"]
+    assert "memory" not in domain
+    assert domain["cpu"] == {"model": "Opteron_G5"}
+    assert {"cpu-topology/instancetype", "memory-size/instancetype"} <= ids(found)
+    assert not [finding for finding in found.all_findings() if finding.severity == "blocker"]
+    assert {entry.fate for entry in found.entries if entry.path in ("vcpu", "memory", "memory.unit")} == {"flag"}
+
+
 def test_run_strategy_labels_and_annotations_are_written_and_are_gains() -> None:
     found = translated(
         "runStrategy: Always\nlabels: {a/b: c}\nvms: {web-*: {labels: {d: ''}, annotations: {e: 'f g'}}}"
@@ -355,6 +399,11 @@ def test_without_a_day_every_waiver_has_ended() -> None:
         ("networks: {'brigde:br0': {multus: a}}", "brigde"),
         ("hostDevices: {pci: a}", "say which pci"),
         ("cpuModels: {a: 'b c'}", "CPU model"),
+        ("preferences: {'http://debian.org/debian/12': a}", "without http://"),
+        ("preferences: {'debian.org/*': {kind: VirtualMachineInstancetype, name: a}}", "VirtualMachinePreference"),
+        ("preferences: {'debian.org/*': {kind: VirtualMachinePreference}}", "no name that Kubernetes takes"),
+        ("instancetypes: {'debian.org/*': {nam: a}}", "did you mean name?"),
+        ("instancetypes: {'debian.org/*': U1}", "no name that Kubernetes takes"),
         ("sizes: {vda: 1Gi}", "VM/DISK"),
         ("sizes: {a/vda: big}", "no size"),
         ("sizes: {a/vda: -1}", "no size"),

@@ -32,6 +32,9 @@ FIELDS = ("sockets", "cores", "threads", "maxSockets")
 
 def topology(view: View, context: Context) -> Iterator[Sign]:
     """Sockets, cores and threads that hold exactly the source's vCPUs, those that can be added among them."""
+    if context.instancetype:
+        yield flag(view.owned, "instancetype", told(view.owned))
+        return
     try:
         most, now = _counts(view)
         sockets, dies, clusters, cores, threads = _shape(view, most)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from migrate.mapping.paths import Leaf
 from migrate.mapping.signs import EFI_IMAGE, Context, Sign, View, default, flag, ignore, write
@@ -104,3 +105,9 @@ def serial_output(view: View, context: Context) -> Iterator[Sign]:
         )
     else:
         yield flag(view.owned, "unknown")
+
+
+def gained_bios(context: Context, writes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The BIOS of a guest that starts with it, said where a preference could choose EFI."""
+    said = context.firmware == "efi" or any(path.startswith("domain.firmware.bootloader.") for path in writes)
+    return None if said or not context.preference or context.arch not in ("x86_64", "i686") else {}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from migrate.mapping.paths import Leaf
-from migrate.mapping.signs import Context, Sign, View, default, flag, write
+from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 from migrate.mapping.tuning import dedicated, told
 
 # libvirt's prefixes (virScaleInteger), each 1024 times the last with `iB` or alone, 1000 times with `B`.
@@ -81,6 +81,9 @@ def _module(view: View, model: Leaf) -> tuple[int, int]:
 
 def size(view: View, context: Context) -> Iterator[Sign]:
     """The memory that the guest starts with, and the most it can grow to."""
+    if context.instancetype:
+        yield flag(view.owned, "instancetype", told(view.owned))
+        return
     own = [leaf for leaf in view.owned if leaf.pattern.startswith("memory")]
     limit = [leaf for leaf in view.owned if leaf.pattern.startswith("maxMemory")]
     try:
@@ -118,6 +121,11 @@ def passes_through(view: View, context: Context) -> bool:
 
 def current(view: View, context: Context) -> Iterator[Sign]:
     """Whether the balloon takes memory from the guest at the source."""
+    if context.instancetype:
+        yield ignore(
+            view.owned, "It is a part of the source's memory, and the instance type says how much there is now."
+        )
+        return
     try:
         now, all_of_it = kib(view.text("currentMemory"), view.text("currentMemory.unit")), total(view)
     except ValueError as error:
@@ -131,6 +139,9 @@ def current(view: View, context: Context) -> Iterator[Sign]:
 
 def hugepages(view: View, context: Context) -> Iterator[Sign]:
     """The one size of huge pages that KubeVirt gives a guest."""
+    if context.instancetype:
+        yield flag(view.owned, "instancetype")
+        return
     try:
         sizes, guest = _sizes(view, context), total(view)
     except ValueError as error:
@@ -155,6 +166,8 @@ def hugepages(view: View, context: Context) -> Iterator[Sign]:
 
 def page(view: View, context: Context) -> int:
     """The size in KiB of the huge pages that are written for this guest, 0 for none."""
+    if context.instancetype:
+        return 0
     try:
         chosen = min(_sizes(view, context), default=0)
         fits = chosen > 0 and total(view) % chosen == 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from migrate.mapping.signs import Context, Sign, View, ignore, write
+from migrate.mapping.signs import Context, Sign, View, flag, ignore, write
+from migrate.site import Named
 
 NOVA = {
     "nova:name": "openstack-name",
@@ -13,11 +15,35 @@ NOVA = {
 }
 
 
+INSTANCETYPE, PREFERENCE = "VirtualMachine.spec.instancetype", "VirtualMachine.spec.preference"
+
+
 def guest_os(view: View, context: Context) -> Iterator[Sign]:
-    """The operating system's libosinfo id."""
+    """The operating system's libosinfo id, and what the site file chooses by it."""
     yield write(view.owned[0], "VirtualMachine.metadata.annotations[kubevirt-migrate/os]", view.owned[0].value)
+    for path, named, row in (
+        (INSTANCETYPE, context.instancetype, "instancetype"),
+        (PREFERENCE, context.preference, "preference"),
+    ):
+        if named:
+            yield write(view.owned[0], path, _matcher(named))
+            yield flag(view.owned[0], row, f"{named.kind} {named.name}")
     if view.owned[1:]:
         yield ignore(view.owned[1:], "The first operating system counts.")
+
+
+def _matcher(named: Named) -> dict[str, str]:
+    return {"kind": named.kind, "name": named.name}
+
+
+def gained_instancetype(context: Context, writes: Mapping[str, Any]) -> dict[str, str] | None:
+    """The instance type of a guest whose operating system is not known."""
+    return _matcher(context.instancetype) if context.instancetype else None
+
+
+def gained_preference(context: Context, writes: Mapping[str, Any]) -> dict[str, str] | None:
+    """The preference of a guest whose operating system is not known."""
+    return _matcher(context.preference) if context.preference else None
 
 
 def nova(view: View, context: Context) -> Iterator[Sign]:

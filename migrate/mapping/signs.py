@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from migrate.mapping.paths import Document, Leaf, Node
 from migrate.model import VM, Disk
-from migrate.site import Site
+from migrate.site import Named, Site
 
 if TYPE_CHECKING:
     from migrate.target.vocabulary import Target
@@ -88,6 +88,16 @@ class Context:
         return self.document.text("metadata.libosinfo:libosinfo.libosinfo:os[0].id") or self.document.text(
             "metadata.libosinfo:libosinfo.libosinfo:os.id"
         )
+
+    @property
+    def instancetype(self) -> Named | None:
+        """The instance type that gives the guest its CPUs and memory, where the site file asks for one."""
+        return self.site.instancetype(self.osinfo)
+
+    @property
+    def preference(self) -> Named | None:
+        """The preference that fills in what the VM leaves out, where the site file asks for one."""
+        return self.site.preference(self.osinfo)
 
 
 class View:

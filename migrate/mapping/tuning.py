@@ -53,13 +53,15 @@ def exclusive(view: View, context: Context) -> bool:
 
 
 def dedicated(view: View, context: Context) -> bool:
-    """Whether the guest gets CPUs of its own: it wants them, and the target has them."""
-    return exclusive(view, context) and missing(DEDICATED, True, context.target) is None
+    """Whether the guest gets CPUs of its own: it wants them, the target has them, and it is up to the VM."""
+    return not context.instancetype and exclusive(view, context) and missing(DEDICATED, True, context.target) is None
 
 
 def vcpus(view: View, context: Context) -> Iterator[Sign]:
     """Dedicated CPUs for a guest whose vCPUs have one host CPU each."""
-    if exclusive(view, context):
+    if context.instancetype:
+        yield flag(view.owned, "instancetype", told(view.owned))
+    elif exclusive(view, context):
         yield write(view.owned, DEDICATED, True)
         if dedicated(view, context):
             yield flag(view.owned, "dedicated", told(view.owned))

@@ -83,6 +83,11 @@ CLAIM = {
 }
 ABSENT = object()
 D, N, V = "domain.devices.disks", "domain.devices.interfaces", "volumes"
+SIZED = [
+    ("VirtualMachine.spec.instancetype", {"name": "u1.small"}),
+    ("domain.cpu", {"model": "host-model"}),
+    ("domain.memory", ABSENT),
+]
 
 
 def changed(manifest, *changes):
@@ -115,6 +120,7 @@ def test_a_good_vm_passes(version):
 
 
 ACCEPTED = [
+    [*SIZED],
     [("domain.machine", ABSENT)],
     [("domain.machine.type", "")],
     [(f"{D}.0.disk.bus", "")],
@@ -245,6 +251,13 @@ REFUSED = [
     ("hugepages-size", [("domain.memory.hugepages", {"pageSize": "big"})]),
     ("hugepages-multiple", [("domain.memory", {"guest": "1536Mi", "hugepages": {"pageSize": "1Gi"}})]),
     ("memory-instancetype", [("VirtualMachine.spec.instancetype", {"name": "u1.small"})]),
+    ("memory-instancetype", [*SIZED, ("domain.resources.requests", {"memory": "1Gi"})]),
+    ("memory-instancetype", [*SIZED, ("domain.resources.limits", {"memory": "1Gi"})]),
+    ("cpu-instancetype", [*SIZED, ("domain.cpu.sockets", 1)]),
+    ("cpu-instancetype", [*SIZED, ("domain.cpu.cores", 1)]),
+    ("cpu-instancetype", [*SIZED, ("domain.cpu.threads", 1)]),
+    ("cpu-instancetype", [*SIZED, ("domain.resources.requests", {"cpu": "1"})]),
+    ("cpu-instancetype", [*SIZED, ("domain.resources.limits", {"cpu": "1"})]),
     ("resources", [("domain.resources.requests", {"memory": "1000"})]),
     ("resources", [("domain.resources", {"requests": {"cpu": 2}, "limits": {"cpu": "1"}})]),
     ("timer-policy", [("domain.clock.timer.hpet", {"tickPolicy": "never"})]),

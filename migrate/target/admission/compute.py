@@ -17,9 +17,14 @@ def of_memory(every: Spec) -> Iterator[Refusal]:
     limit = amount(resources.get("limits", {}).get("memory")) or 0
     guest = amount(memory.get("guest"))
     if every.sized_elsewhere:
-        if guest is not None:
-            because = "KubeVirt refuses guest memory together with an instance type."
-            yield Refusal("domain.memory.guest", "memory-instancetype", because, "Keep one of them.")
+        for path, said in (
+            ("domain.memory.guest", guest is not None),
+            ("domain.resources.requests.memory", "memory" in resources.get("requests", {})),
+            ("domain.resources.limits.memory", "memory" in resources.get("limits", {})),
+        ):
+            if said:
+                because = f"KubeVirt refuses {path} together with an instance type, which gives the memory."
+                yield Refusal(path, "memory-instancetype", because, "Keep one of them.")
         return
     if guest is None and "hugepages" not in memory and not requested:
         because = "A VM without memory does not start."
@@ -85,6 +90,12 @@ def of_cpu(every: Spec) -> Iterator[Refusal]:
         because = "KubeVirt refuses more sockets than maxSockets."
         yield Refusal("domain.cpu.maxSockets", "cpu-max-sockets", because, "Set maxSockets to the sockets.")
     if every.sized_elsewhere:
+        resources = every.domain.get("resources", {})
+        paths = [f"domain.cpu.{name}" for name in ("sockets", "cores", "threads") if cpu.get(name)]
+        paths += [f"domain.resources.{kind}.cpu" for kind in ("requests", "limits") if "cpu" in resources.get(kind, {})]
+        for path in paths:
+            because = f"KubeVirt refuses {path} together with an instance type, which gives the CPUs."
+            yield Refusal(path, "cpu-instancetype", because, "Keep one of them.")
         return
     if cpu.get("isolateEmulatorThread") and not dedicated:
         because = "KubeVirt refuses isolateEmulatorThread without dedicatedCpuPlacement."
