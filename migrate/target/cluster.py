@@ -123,8 +123,8 @@ class Cluster:
     storage_classes: Listing[bool] = Listing()
     storage_profiles: Listing[tuple[Modes, ...]] = Listing()
     networks: Listing[str] = Listing()
-    instancetypes: Listing[None] = Listing()
-    preferences: Listing[None] = Listing()
+    instancetypes: Listing[Object] = Listing()
+    preferences: Listing[Object] = Listing()
     machines: Listing[Origin] = Listing()
     addresses: Mapping[str, tuple[Address, ...]] = field(default_factory=dict)
     claims: Listing[None] = Listing()
@@ -222,13 +222,17 @@ def read(client: Client, namespace: str) -> Cluster:
     )
 
 
-def _either(reader: _Reader, suffix: str) -> Listing[None]:
+def _either(reader: _Reader, suffix: str) -> Listing[Object]:
     """Instancetypes or preferences, those of namespaces and those of the cluster, with their kind in their names."""
     found = {
-        kind: reader.read(f"{kind.lower()}s", lambda item: None)
+        kind: reader.read(f"{kind.lower()}s", lambda item: item.get("spec") or {})
         for kind in (PER_NAMESPACE + suffix, CLUSTER_WIDE + suffix)
     }
-    items = {(inside, f"{kind}/{name}"): None for kind, listing in found.items() for inside, name in listing.items}
+    items = {
+        (inside, f"{kind}/{name}"): spec
+        for kind, listing in found.items()
+        for (inside, name), spec in listing.items.items()
+    }
     scopes = [listing.scope for listing in found.values()]
     return Listing(items, None if None in scopes else scopes[0])
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from migrate.model import VM, PlannedDisk, Translation
+from migrate.model import VM, Entry, PlannedDisk, Translation
 from migrate.target import vocabulary
 from migrate.target.cluster import Address, Cluster, Limit, Listing, Modes, Node, Origin, Quota
 from migrate.target.fits import Misfit, misfits
@@ -88,7 +88,7 @@ CLUSTER = Cluster(
     storage_classes=Listing(CLASS),
     storage_profiles=Listing({("", "fast"): MODES}),
     networks=Listing({("vms", "lan"): "intel.com/vf"}),
-    preferences=Listing({("", "VirtualMachineClusterPreference/rhel.9"): None}),
+    preferences=Listing({("", "VirtualMachineClusterPreference/rhel.9"): {}}),
 )
 
 
@@ -166,7 +166,7 @@ CASES = [
         configured(architectureConfiguration={"amd64": {"emulatedMachines": ["v*"]}}),
     ),
     ("machine-type", MACHINE, without(label="machine-type.node.kubevirt.io/q35")),
-    ("preference", "VirtualMachine.spec.preference.name", replace(CLUSTER, preferences=Listing())),
+    ("preference", "VirtualMachine.spec.preference", replace(CLUSTER, preferences=Listing())),
     ("default-class", STORAGE_CLASS, replace(CLUSTER, storage_classes=Listing({("", "slow"): False}))),
     ("storage-class", STORAGE_CLASS, replace(CLUSTER, storage_classes=Listing({("", "slow"): True}))),
     (
@@ -257,9 +257,94 @@ def test_an_instance_type_brings_its_own_cpus_and_memory() -> None:
     translation = wanted()
     translation.manifest["spec"]["instancetype"] = {"name": "u1.large"}
     cluster = without(resource="cpu", number=1)
-    types = Listing({("", "VirtualMachineClusterInstancetype/u1.large"): None})
+    types = Listing({("", "VirtualMachineClusterInstancetype/u1.large"): {}})
     assert found(translation, replace(cluster, instancetypes=types)) == []
     assert [misfit.id for misfit in found(translation, cluster)] == ["instancetype"]
+
+
+def typed(spec: dict[str, Any], preference: dict[str, Any] | None = None, **domain: Any) -> tuple[Translation, Cluster]:
+    """A VM of 4 vCPUs and 8 GiB that leaves both to an instance type, and a cluster that has that and a preference."""
+    translation = wanted(domain={"machine": {"type": "q35"}, **domain}, networks=[])
+    translation.manifest["spec"]["instancetype"] = {"kind": "VirtualMachineInstancetype", "name": "small"}
+    leaves = {"vcpu": "4", "memory": "8", "memory.unit": "GiB"}
+    translation.entries = [Entry(path, value, "rule", "flag") for path, value in leaves.items()]
+    preferences = Listing({("", "VirtualMachineClusterPreference/rhel.9"): preference or {}})
+    types = Listing({("vms", "VirtualMachineInstancetype/small"): spec})
+    return translation, replace(CLUSTER, instancetypes=types, preferences=preferences)
+
+
+SMALL = {"cpu": {"guest": 4}, "memory": {"guest": "2Gi"}}
+
+
+def test_an_instance_type_of_the_sources_size_fits_and_another_is_said() -> None:
+    translation, cluster = typed({"cpu": {"guest": 4}, "memory": {"guest": "8Gi"}})
+    roomy = replace(cluster, nodes=Listing(scope=None))
+    assert found(translation, roomy) == []
+    for small in ({"cpu": {"guest": 2}, "memory": {"guest": "8Gi"}}, SMALL):
+        translation, cluster = typed(small)
+        (misfit,) = found(translation, replace(cluster, nodes=Listing(scope=None)))
+        assert (misfit.id, misfit.severity) == ("instancetype-size", "warning")
+        assert "the source has 4 and 8" in misfit.because
+
+
+@pytest.mark.parametrize(("overcommit", "short"), [(0, True), (50, False)])
+def test_the_memory_of_a_known_instance_type_needs_a_node(overcommit: int, short: bool) -> None:
+    spec = {"cpu": {"guest": 4}, "memory": {"guest": "4Gi", "overcommitPercent": overcommit}}
+    translation, cluster = typed(spec)
+    assert ("memory" in [misfit.id for misfit in found(translation, cluster)]) is short
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({"cpu": {"guest": 4, "model": "EPYC"}}, {"cpu": {"model": "host-model"}}),
+        ({"launchSecurity": {"snp": {}}}, {"launchSecurity": {"sev": {}}}),
+        ({"gpus": [{"name": "g"}]}, {"devices": {"gpus": [{"name": "gpu0", "deviceName": "nvidia.com/a40"}]}}),
+        ({"hostDevices": [{}]}, {"devices": {"hostDevices": [{"name": "nic0", "deviceName": "intel.com/x710"}]}}),
+        ({"nodeSelector": {"a": "b"}}, {}),
+    ],
+)
+def test_what_an_instance_type_and_the_vm_both_say_is_refused(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    assert "instancetype-conflict" not in [misfit.id for misfit in found(*typed(SMALL))]
+    translation, cluster = typed(SMALL | theirs, **ours)
+    assert "instancetype-conflict" in [misfit.id for misfit in found(translation, cluster)]
+
+
+@pytest.mark.parametrize(
+    ("preference", "refused"),
+    [
+        ({}, False),
+        ({"requirements": {"cpu": {"guest": 2}}}, False),
+        ({"requirements": {"cpu": {"guest": 3}}}, True),
+        ({"requirements": {"cpu": {"guest": 4}}, "cpu": {"preferredCPUTopology": "any"}}, False),
+        ({"requirements": {"cpu": {"guest": 3}}, "cpu": {"preferredCPUTopology": "preferCores"}}, True),
+        ({"requirements": {"cpu": {"guest": 4}}, "cpu": {"preferredCPUTopology": "spread"}}, False),
+        (
+            {
+                "requirements": {"cpu": {"guest": 4}},
+                "cpu": {"preferredCPUTopology": "spread", "spreadOptions": {"across": "CoresThreads"}},
+            },
+            True,
+        ),
+        ({"requirements": {"memory": {"guest": "4Gi"}}}, False),
+        ({"requirements": {"memory": {"guest": "5Gi"}}}, True),
+        ({"requirements": {"architecture": "amd64"}}, False),
+        ({"requirements": {"architecture": "arm64"}}, True),
+    ],
+)
+def test_a_preference_refuses_a_vm_that_has_less_than_it_asks_for(preference: dict[str, Any], refused: bool) -> None:
+    cluster = replace(CLUSTER, preferences=Listing({("", "VirtualMachineClusterPreference/rhel.9"): preference}))
+    assert [misfit.id for misfit in found(wanted(), cluster)] == ["preference-requires"] * refused
+
+
+def test_a_preference_counts_the_cpus_and_memory_of_the_instance_type() -> None:
+    needs = {
+        "requirements": {"cpu": {"guest": 4}, "memory": {"guest": "2Gi"}},
+        "cpu": {"preferredCPUTopology": "cores"},
+    }
+    assert "preference-requires" not in [misfit.id for misfit in found(*typed(SMALL, needs))]
+    needs["requirements"]["cpu"] = {"guest": 5}
+    assert "preference-requires" in [misfit.id for misfit in found(*typed(SMALL, needs))]
 
 
 def test_memory_is_the_guests_and_what_runs_beside_it() -> None:

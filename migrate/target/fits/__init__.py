@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from migrate.model import Translation
 from migrate.target.cluster import Cluster
-from migrate.target.fits import limits, nodes, objects, storage
+from migrate.target.fits import instancetypes, limits, nodes, objects, storage
 from migrate.target.fits.limits import Used
 from migrate.target.fits.wanted import Misfit, Wanted
 from migrate.target.vocabulary import Target
@@ -21,7 +21,10 @@ CHECKS = (
     objects.addresses,
     objects.machine_type,
     objects.host_devices,
-    objects.types,
+    instancetypes.there,
+    instancetypes.conflicts,
+    instancetypes.sizes,
+    instancetypes.requirements,
     storage.classes,
     limits.ranges,
     nodes.room,

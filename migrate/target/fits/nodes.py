@@ -174,7 +174,7 @@ def _amount(wanted: Wanted, name: str, number: Fraction) -> Need:
 
 
 def requests(wanted: Wanted) -> dict[str, Fraction]:
-    """What the VM's pod asks of a node, by resource; CPU and memory are left out where an instance type gives them."""
+    """What the VM's pod asks of a node, by resource; without CPU and memory where an unread instance type gives them."""
     asked: Counter[str] = Counter()
     for kind in ("hostDevices", "gpus"):
         asked.update(device["deviceName"] for device in wanted.devices.get(kind, []) if device.get("deviceName"))
@@ -182,7 +182,8 @@ def requests(wanted: Wanted) -> dict[str, Fraction]:
     if wanted.devices.get("autoattachVSOCK"):
         asked[VSOCK] += 1
     found = {name: Fraction(count) for name, count in asked.items()}
-    return found if "instancetype" in wanted.vm.get("spec", {}) else found | _compute(wanted)
+    unread = wanted.named("instancetype")[1] and not wanted.instancetype
+    return found if unread else found | _compute(wanted)
 
 
 def _compute(wanted: Wanted) -> dict[str, Fraction]:

@@ -1,4 +1,4 @@
-"""What a VM names or takes: its namespace, names, networks, addresses, machine type, host devices, instance type."""
+"""What a VM names or takes: its namespace, names, networks, addresses, machine type, host devices."""
 
 from __future__ import annotations
 
@@ -108,19 +108,3 @@ def host_devices(wanted: Wanted) -> Iterator[Misfit]:
                 remedy = "Add it to permittedHostDevices of the KubeVirt object, or name another one in the site file."
                 path = f"domain.devices.{kind}[{device['name']}].deviceName"
                 yield Misfit("host-device", "blocker", path, f"{because}.", remedy)
-
-
-def types(wanted: Wanted) -> Iterator[Misfit]:
-    """Instance types and preferences that are not there; those without a kind are the cluster's."""
-    for field, usual, there in (
-        ("instancetype", "VirtualMachineClusterInstancetype", wanted.cluster.instancetypes),
-        ("preference", "VirtualMachineClusterPreference", wanted.cluster.preferences),
-    ):
-        named = wanted.vm.get("spec", {}).get(field) or {}
-        kind, name = named.get("kind") or usual, named.get("name")
-        inside = "" if "Cluster" in kind else wanted.namespace
-        if name and there.knows(inside) and not there.has(f"{kind}/{name}", inside):
-            because = f"The cluster has no {kind} {name}, so it refuses the VM"
-            because += instead((each.partition("/")[2] for each in there.within(inside)), name)
-            remedy = "Create it, or name another one in the site file."
-            yield Misfit(field, "blocker", f"VirtualMachine.spec.{field}.name", f"{because}.", remedy)

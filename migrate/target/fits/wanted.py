@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from migrate.model import Severity, Translation
 from migrate.target.admission.spec import amount
-from migrate.target.cluster import Cluster, network_of
+from migrate.target.cluster import CLUSTER_WIDE, Cluster, network_of
 from migrate.target.vocabulary import Target
 
 Object = dict[str, Any]
@@ -54,10 +54,38 @@ class Wanted:
         """The template's spec."""
         return self.vm.get("spec", {}).get("template", {}).get("spec", {})
 
+    def named(self, field: str) -> tuple[str, str, str]:
+        """Kind, name and namespace of the `instancetype` or `preference`; without a kind they are the cluster's."""
+        matcher = self.vm.get("spec", {}).get(field) or {}
+        kind = matcher.get("kind") or CLUSTER_WIDE + field.capitalize()
+        return kind, matcher.get("name", ""), "" if kind.startswith(CLUSTER_WIDE) else self.namespace
+
+    @property
+    def instancetype(self) -> Object:
+        """What the VM's instance type says, empty where there is none or it was not read."""
+        kind, name, inside = self.named("instancetype")
+        return self.cluster.instancetypes.get(f"{kind}/{name}", inside) or {}
+
+    @property
+    def preference(self) -> Object:
+        """What the VM's preference says, empty where there is none or it was not read."""
+        kind, name, inside = self.named("preference")
+        return self.cluster.preferences.get(f"{kind}/{name}", inside) or {}
+
     @property
     def domain(self) -> Object:
-        """The domain of the spec."""
-        return self.spec.get("domain", {})
+        """The domain of the spec, with what its instance type gives."""
+        domain, given = self.spec.get("domain", {}), self.instancetype
+        if not given:
+            return domain
+        cpu, memory = dict(given.get("cpu") or {}), given.get("memory") or {}
+        cpu |= {"sockets": cpu.get("guest"), "dedicatedCpuPlacement": cpu.get("dedicatedCPUPlacement")}
+        asked = (amount(memory.get("guest")) or 0) * (100 - (memory.get("overcommitPercent") or 0)) / 100
+        return domain | {
+            "cpu": domain.get("cpu", {}) | cpu,
+            "memory": memory,
+            "resources": {"requests": {"memory": str(int(asked))}} if memory.get("overcommitPercent") else {},
+        }
 
     @property
     def devices(self) -> Object:
