@@ -85,6 +85,19 @@ def read_back(descriptor: int, size: int, *, threads: int = CONNECTIONS, progres
     return tree
 
 
+def not_zero_ranges(uri: str, connections: int = CONNECTIONS) -> list[tuple[int, int]]:
+    """The (start, end) of what is not zero, in grains of 64 KiB, found by reading all of an export."""
+    found: dict[int, list[tuple[int, int]]] = {}
+
+    def take(index: int, parts: _Parts, buffer: mmap, _length: int) -> None:
+        found[index] = list(_not_zero(buffer, index * BLOCK, parts))
+
+    with Connection(uri) as source:
+        walk = _Walk(source.size, blocks([(0, source.size)]), take, {}, None)
+        walk.run(lambda: _nbd_reader(uri), connections)
+    return [part for index in sorted(found) for part in found[index]]
+
+
 class _Walk:
     """Reads the blocks that hold data in several threads; each block is given to `take` with its gaps zeroed."""
 
@@ -120,7 +133,7 @@ class _Walk:
             while not self.stop.is_set() and (item := self._next()):
                 index, parts = item
                 length = min(BLOCK, self.size - index * BLOCK)
-                _fill(buffer, index * BLOCK, parts, length, read)
+                fill(buffer, index * BLOCK, parts, length, read)
                 self.take(index, parts, buffer, length)
                 self._report(index * BLOCK + length)
 
@@ -165,7 +178,8 @@ class _Unflushed:
             self.on_chunks(batch)
 
 
-def _fill(buffer: mmap, base: int, parts: _Parts, length: int, read: _Read) -> None:
+def fill(buffer: mmap, base: int, parts: _Parts, length: int, read: _Read) -> None:
+    """Reads the parts of the block that begins at `base` and zeroes what is left of its `length` bytes."""
     position = 0
     for start, end in parts:
         _zero(buffer, position, start - base)

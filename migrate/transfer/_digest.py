@@ -56,16 +56,16 @@ class Tree:
         return None if self.size == other.size else min(self.size, other.size) // BLOCK * BLOCK
 
 
-def blocks(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+def blocks(ranges: Iterable[tuple[int, int]], block: int = BLOCK) -> Iterator[tuple[int, list[tuple[int, int]]]]:
     """The blocks that data ranges touch, in order: their index and the (start, end) in each, in bytes of the disk."""
     index, parts = -1, []
     for start, end in ranges:
         while start < end:
-            if start // BLOCK != index:
+            if start // block != index:
                 if parts:
                     yield index, parts
-                index, parts = start // BLOCK, []
-            stop = min(end, (index + 1) * BLOCK)
+                index, parts = start // block, []
+            stop = min(end, (index + 1) * block)
             parts.append((start, stop))
             start = stop
     if parts:

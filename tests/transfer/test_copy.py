@@ -2,12 +2,11 @@
 
 import os
 import subprocess
-import tempfile
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from transfer.servers import nbdkit
 
 from migrate.model import Unfinished
 from migrate.transfer import _copy
@@ -32,20 +31,6 @@ class Memory:
 
     def flush(self) -> None:
         self.flushes += 1
-
-
-@contextmanager
-def nbdkit(*arguments: str):
-    with tempfile.TemporaryDirectory() as folder:
-        socket = f"{folder}/nbd"
-        server = subprocess.Popen(["nbdkit", "-f", "-r", "-U", socket, "-P", f"{folder}/pid", *arguments])
-        try:
-            while not os.path.exists(f"{folder}/pid"):
-                assert server.poll() is None
-            yield f"nbd+unix:///?socket={socket}", server
-        finally:
-            server.terminate()
-            server.wait()
 
 
 def reference(content: bytes) -> list[bytes]:
