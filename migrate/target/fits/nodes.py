@@ -174,7 +174,7 @@ def _amount(wanted: Wanted, name: str, number: Fraction) -> Need:
 
 
 def requests(wanted: Wanted) -> dict[str, Fraction]:
-    """What the VM's pod asks of a node, by resource; without CPU and memory where an unread instance type gives them."""
+    """What the VM's pod asks of a node, by resource; no CPU and memory where an unread instance type gives them."""
     asked: Counter[str] = Counter()
     for kind in ("hostDevices", "gpus"):
         asked.update(device["deviceName"] for device in wanted.devices.get(kind, []) if device.get("deviceName"))
