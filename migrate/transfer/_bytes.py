@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 from migrate.model import Image, Refused, Unfinished, short_hash
 from migrate.transfer import _nbd
+from migrate.transfer._throttle import Throttle
 
 MAX_CHAIN = 64
 CLIENTS = 16  # connections that qemu-nbd accepts at a time
@@ -54,13 +55,15 @@ class Header:
 class Opened:
     """A disk that is served: where, how many bytes, and a stamp that is equal only while its files are unchanged.
 
-    Each of `checks` raises Unfinished when the bytes may have changed since the disk was opened.
+    Each of `checks` raises Unfinished when the bytes may have changed since the disk was opened. `throttle` says how
+    fast its bytes may be read.
     """
 
     uri: str
     size: int
     stamp: str
     checks: list[Callable[[], None]] = field(default_factory=list)
+    throttle: Throttle | None = None
 
     def check(self) -> None:
         """Raises what the first failing check raises."""

@@ -17,6 +17,7 @@ from typing import Protocol
 from migrate.model import Unfinished
 from migrate.transfer._digest import BLOCK, Tree, blocks, digest
 from migrate.transfer._nbd import Connection
+from migrate.transfer._throttle import Throttle
 
 CONNECTIONS = 8
 ALIGNMENT = 4096  # of offset and memory of all that a sink gets, and of its length but at the end: direct I/O needs it
@@ -44,6 +45,7 @@ def copy(
     done: Mapping[int, bytes],
     on_chunks: Callable[[Chunks], None],
     connections: int = CONNECTIONS,
+    throttle: Throttle | None = None,
     progress: Progress | None = None,
 ) -> Tree:
     """Copies all but zeroes into a sink of zeroes; blocks `done` earlier are not read again.
@@ -63,7 +65,7 @@ def copy(
                 tree.digests[index] = digest(view[:length])
             unflushed.add(index, tree.digests[index])
 
-        walk = _Walk(source.size, blocks(source.data_ranges()), take, done, progress)
+        walk = _Walk(source.size, blocks(source.data_ranges()), take, done, throttle, progress)
         walk.run(lambda: _nbd_reader(uri), connections)
     unflushed.flush()
     tree.data = walk.data
@@ -79,7 +81,7 @@ def read_back(descriptor: int, size: int, *, threads: int = CONNECTIONS, progres
         with memoryview(buffer) as view:
             tree.digests[index] = digest(view[:length])
 
-    walk = _Walk(size, blocks(_file_ranges(descriptor, size)), take, {}, progress)
+    walk = _Walk(size, blocks(_file_ranges(descriptor, size)), take, {}, None, progress)
     walk.run(lambda: _file_reader(descriptor, size), threads)
     tree.data = walk.data
     return tree
@@ -93,7 +95,7 @@ def not_zero_ranges(uri: str, connections: int = CONNECTIONS) -> list[tuple[int,
         found[index] = list(_not_zero(buffer, index * BLOCK, parts))
 
     with Connection(uri) as source:
-        walk = _Walk(source.size, blocks([(0, source.size)]), take, {}, None)
+        walk = _Walk(source.size, blocks([(0, source.size)]), take, {}, None, None)
         walk.run(lambda: _nbd_reader(uri), connections)
     return [part for index in sorted(found) for part in found[index]]
 
@@ -107,9 +109,11 @@ class _Walk:
         work: Iterator[tuple[int, _Parts]],
         take: Callable[[int, _Parts, mmap, int], None],
         done: Mapping[int, bytes],
+        throttle: Throttle | None,
         progress: Progress | None,
     ) -> None:
-        self.size, self.work, self.take, self.done, self.progress = size, work, take, done, progress
+        self.size, self.work, self.take, self.done = size, work, take, done
+        self.throttle, self.progress = throttle, progress
         self.data = 0
         self.passed = 0
         self.lock = threading.Lock()
@@ -132,6 +136,8 @@ class _Walk:
         with reader() as read:
             while not self.stop.is_set() and (item := self._next()):
                 index, parts = item
+                if self.throttle and self.stop.wait(self.throttle.reserve(sum(end - start for start, end in parts))):
+                    return
                 length = min(BLOCK, self.size - index * BLOCK)
                 fill(buffer, index * BLOCK, parts, length, read)
                 self.take(index, parts, buffer, length)

@@ -7,6 +7,7 @@ several connections. The layout: QEMU docs/interop/qcow2.txt.
 from __future__ import annotations
 
 import struct
+import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ from sys import byteorder
 from migrate.transfer._copy import ALIGNMENT, Progress, fill, not_zero_ranges
 from migrate.transfer._digest import BLOCK, Tree, blocks, digest
 from migrate.transfer._nbd import Connection
+from migrate.transfer._throttle import Throttle
 
 READERS = 4
 _PIECE = 1 << 20  # bytes that a body hands over at a time, at most
@@ -31,7 +33,7 @@ _USED_ONCE = 1 << 63  # of a table's entry: what it points to has refcount 1
 Ranges = Iterable[tuple[int, int]]
 
 
-def qcow2(uri: str, *, progress: Progress | None = None) -> Body:
+def qcow2(uri: str, *, throttle: Throttle | None = None, progress: Progress | None = None) -> Body:
     """The disk as a qcow2 of its data alone, with the cluster size that makes it smallest.
 
     A disk without holes may come from a server that does not tell them: it is read for its zeroes beforehand.
@@ -41,13 +43,13 @@ def qcow2(uri: str, *, progress: Progress | None = None) -> Body:
         data = _flat(not_zero_ranges(uri, READERS))
     layouts = (_Layout.of(size, bits, data) for bits in _CLUSTER_BITS)
     layout = min((layout for layout in layouts if layout.opens), key=lambda layout: layout.length)
-    return Body(uri, size, layout.length, layout.clusters, layout.tables, progress)
+    return Body(uri, size, layout.length, layout.clusters, layout.tables, throttle, progress)
 
 
-def raw(uri: str, *, progress: Progress | None = None) -> Body:
+def raw(uri: str, *, throttle: Throttle | None = None, progress: Progress | None = None) -> Body:
     """The disk as it is; holes are sent as zeroes and not read."""
     size, data = _extents(uri)
-    return Body(uri, size, size, data, None, progress)
+    return Body(uri, size, size, data, None, throttle, progress)
 
 
 @dataclass(slots=True)
@@ -64,6 +66,7 @@ class Body:
     length: int
     ranges: array[int]
     tables: Callable[[], Iterator[bytes]] | None
+    throttle: Throttle | None
     progress: Progress | None
     tree: Tree = field(init=False)
 
@@ -71,15 +74,20 @@ class Body:
         self.tree = Tree.of(self.size, {})
         self.tree.data = sum(min(end, self.size) - start for start, end in _pairs(self.ranges))
         if self.tables:
-            yield from _pieces(self.tables())
+            yield from map(self._in_time, _pieces(self.tables()))
         with closing(self._read_ahead()) as contents:
             for index, content in contents:
                 for start in range(0, len(content), _PIECE):
-                    yield content[start : start + _PIECE]
+                    yield self._in_time(content[start : start + _PIECE])
                 if self.progress:
                     self.progress(min((index + 1) * BLOCK, self.size))
         if self.progress:
             self.progress(self.size)
+
+    def _in_time(self, piece: memoryview) -> memoryview:
+        if self.throttle:
+            time.sleep(self.throttle.reserve(len(piece)))
+        return piece
 
     def _read_ahead(self) -> Iterator[tuple[int, memoryview]]:
         """What is sent of each block, in order."""

@@ -68,7 +68,14 @@ def move(
             started = time.monotonic()
             os.ftruncate(descriptor, opened.size)
             with _Sink.on(folder, descriptor) as sink:
-                sent = copy(opened.uri, sink, done=step.done, on_chunks=step.record, progress=_part(progress, "copy"))
+                sent = copy(
+                    opened.uri,
+                    sink,
+                    done=step.done,
+                    on_chunks=step.record,
+                    throttle=opened.throttle,
+                    progress=_part(progress, "copy"),
+                )
             os.fsync(descriptor)
             copied = time.monotonic()
             found = _read(folder, PARTIAL, opened.size, progress)
