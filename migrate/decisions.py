@@ -82,6 +82,7 @@ class Site:
     storage: tuple[dict[str, Storage], ...] = ()
     networks: tuple[dict[str, Network], ...] = ()
     host_devices: tuple[dict[str, str], ...] = ()
+    filesystems: tuple[dict[str, str], ...] = ()
     cpu_models: tuple[dict[str, str], ...] = ()
     instancetypes: tuple[dict[str, Named | None], ...] = ()
     preferences: tuple[dict[str, Named | None], ...] = ()
@@ -126,6 +127,10 @@ class Site:
         found = (_chosen(self.host_devices, [(kind, {"": name})]) for name in names if name)
         return next((resource for resource in found if resource), None)
 
+    def filesystem(self, folder: str) -> str | None:
+        """The claim that holds the files of a folder of the host, or None."""
+        return _chosen(self.filesystems, [("folder", {"": folder})], "folder:")
+
     def cpu_model(self, name: str) -> str | None:
         """The cluster's CPU model (or `host-model`, `host-passthrough`) for one of the source, or None."""
         return _chosen(self.cpu_models, [("model", {"": name})], "model:")
@@ -161,7 +166,7 @@ def fits_vm(key: str, vm: VM) -> bool:
 def parts(key: str) -> tuple[str, dict[str, str]]:
     """The kind of a key, and its globs by qualifier, "" for the name. What follows a `path:` is one glob."""
     kind, colon, rest = key.partition(":")
-    if kind in ("path", "model", "disk", "os"):
+    if kind in ("path", "folder", "model", "disk", "os"):
         return kind, {"": rest}
     first, *others = key.split("/")
     kind, colon, name = first.partition(":")

@@ -11,7 +11,7 @@ from typing import Any
 
 from migrate import site as sites
 from migrate.inventory import Inventory
-from migrate.mapping import hostdev, interface, ledger, vocabulary
+from migrate.mapping import filesystem, hostdev, interface, ledger, vocabulary
 from migrate.mapping.paths import parse, printable, read
 from migrate.mapping.rules import Rules
 from migrate.mapping.signs import Context
@@ -34,6 +34,7 @@ SECTIONS = {
     "storage": "how claims are asked for: {storageClass: NAME, volumeMode: Filesystem, accessModes: [ReadWriteOnce]}",
     "networks": "what source networks become: {pod: masquerade}, or {multus: NAMESPACE/NAME, binding: bridge or sriov}",
     "hostDevices": "the resources that the nodes offer in their place",
+    "filesystems": "claims, made and filled by you, with the files of host folders that guests mount",
     "cpuModels": "a CPU model of the nodes, host-model or host-passthrough, where the guest's own will not do",
     "preferences": "what fills in what the VM leaves out, by the guest's libosinfo id",
     "instancetypes": "what gives the guest its CPUs and memory in place of the source's, by its libosinfo id",
@@ -92,6 +93,9 @@ def _needs(vm: VM, rules: Rules) -> Iterator[tuple[str, str]]:
         names = [name for name in hostdev.names(node, context) if name]
         if kind in DEVICE_KINDS and names:
             yield "hostDevices", f"{_quoted(f'{kind}:{_escaped(names[0])}')}: VENDOR.COM/RESOURCE"
+    for node in document.nodes.get("devices.filesystem", ()):
+        if folder := filesystem.folder(node, context):
+            yield "filesystems", f"{_quoted(_escaped(folder))}: CLAIM"
     if model := document.text("cpu.model"):
         yield "cpuModels", f"{_quoted(_escaped(model))}: MODEL"
     if osinfo := context.osinfo.partition("://")[2]:
@@ -132,6 +136,7 @@ COLLECTIONS = (
     "storage",
     "networks",
     "hostDevices",
+    "filesystems",
     "cpuModels",
     "instancetypes",
     "preferences",

@@ -20,6 +20,7 @@ VM_KEYS = (
     "storage",
     "networks",
     "hostDevices",
+    "filesystems",
     "cpuModels",
     "instancetypes",
     "preferences",
@@ -118,6 +119,7 @@ def _decisions(data: dict[str, Any], where: str, base: Storage, of_vm: bool = Fa
         "storage": ("storage", lambda: (_storages(data["storage"], f"{where}: storage", base),)),
         "networks": ("networks", lambda: layer("networks", _network)),
         "hostDevices": ("host_devices", lambda: layer("hostDevices", _device)),
+        "filesystems": ("filesystems", lambda: layer("filesystems", _filesystem)),
         "cpuModels": ("cpu_models", lambda: layer("cpuModels", _cpu_model)),
         "instancetypes": ("instancetypes", lambda: layer("instancetypes", partial(_named, INSTANCETYPES))),
         "preferences": ("preferences", lambda: layer("preferences", partial(_named, PREFERENCES))),
@@ -219,6 +221,11 @@ def _device(key: str, value: Any, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise Refused(f"{where}: {key}: give the resource name that the cluster offers, vendor.com/model")
     return value
+
+
+def _filesystem(key: str, value: Any, where: str) -> str:
+    _folder(key, where)
+    return _subdomain(value, f"{where}: {key}")
 
 
 def _cpu_model(key: str, value: Any, where: str) -> str:

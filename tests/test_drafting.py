@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migrate import drafting
@@ -35,6 +35,8 @@ DOMAIN = """
   <interface type='network'><source network='ovs' portgroup='db'/></interface>
   <interface type='user'/>
   <interface type='hostdev'><source><address type='pci' domain='0' bus='6' slot='0x10' function='2'/></source></interface>
+  <filesystem type='mount'><driver type='virtiofs'/><source dir='/srv/w*w'/><target dir='www'/></filesystem>
+  <filesystem type='ram'><source usage='1024'/><target dir='/tmp'/></filesystem>
   <hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0' bus='7' slot='0' function='0'/></source></hostdev>
   <hostdev mode='subsystem' type='usb'><source><vendor id='0x1234'/><product id='0xbeef'/></source></hostdev>
 </devices></domain>
@@ -76,6 +78,7 @@ def test_a_draft_has_every_host_pool_folder_network_device_and_unknown_size() ->
     networks = {"bridge:br0/vlan:3,20", "network:ovs/portgroup:db", "user", "hostdev:0000:06:10.2"}
     assert set(data["networks"]) == networks
     assert set(data["hostDevices"]) == {"pci:0000:07:00.0", "usb:1234:beef"}
+    assert set(data["filesystems"]) == {"/srv/w[*]w"}
     assert set(data["cpuModels"]) == {"Opteron_G5"}
     assert set(data["preferences"]) == set(data["instancetypes"]) == {"debian.org/debian/12"}
     assert set(data["sizes"]) == {"web/vdb", "db/vdb"}
@@ -100,6 +103,7 @@ def test_a_draft_says_whose_each_line_is() -> None:
     assert "timezone" in text
 
 
+@settings(deadline=None)
 @given(name=st.text(min_size=1, max_size=40), bridge=st.text(alphabet="abc\u2028\u0085{}#:\"'*[]-", min_size=1))
 def test_names_from_a_source_stay_in_their_comment(name: str, bridge: str) -> None:
     found = vm()

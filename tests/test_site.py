@@ -227,6 +227,13 @@ def test_host_devices_and_cpu_models_take_globs() -> None:
     assert site.cpu_model("Haswell") is None
 
 
+def test_a_claim_is_named_for_a_folder_and_not_for_those_below_it() -> None:
+    site = read("filesystems: {/srv/www: www-files, '/srv/data-*': data}")
+    assert site.filesystem("/srv/www") == "www-files"
+    assert site.filesystem("/srv/data-1") == "data"
+    assert site.filesystem("/srv/www/static") is None
+
+
 def test_a_cpu_model_is_replaced_and_said() -> None:
     found = translated("cpuModels: {Opteron_G5: host-model}")
     assert found.manifest["spec"]["template"]["spec"]["domain"]["cpu"]["model"] == "host-model"
@@ -398,6 +405,8 @@ def test_without_a_day_every_waiver_has_ended() -> None:
         ("networks: {'bridge:': {multus: a}}", "the name is empty"),
         ("networks: {'brigde:br0': {multus: a}}", "brigde"),
         ("hostDevices: {pci: a}", "say which pci"),
+        ("filesystems: {srv/www: a}", "no absolute path"),
+        ("filesystems: {/srv/www: A}", "no name that Kubernetes takes"),
         ("cpuModels: {a: 'b c'}", "CPU model"),
         ("preferences: {'http://debian.org/debian/12': a}", "without http://"),
         ("preferences: {'debian.org/*': {kind: VirtualMachineInstancetype, name: a}}", "VirtualMachinePreference"),

@@ -173,12 +173,17 @@ def _claim_object(view: View, context: Context, used: list[Leaf], facts: Disk | 
     if not shared:
         yield write(used, f"{claim}.metadata.labels[kubevirt-migrate/vm]", context.vm.folder)
         yield write(used, f"{claim}.metadata.annotations[kubevirt-migrate/disk]", view.key)
-    for number, access in enumerate(("ReadWriteMany",) if shared else storage.access_modes):
+    for number, access in enumerate(access_modes(shared, facts, context)):
         yield write(used, f"{claim}.spec.accessModes[{number}]", access)
     yield write(used, f"{claim}.spec.volumeMode", mode)
     if storage.storage_class:
         yield write(used, f"{claim}.spec.storageClassName", storage.storage_class)
     yield write(used, f"{claim}.spec.resources.requests.storage", from_bytes(claim_size(facts.capacity, mode)))
+
+
+def access_modes(shared: bool, facts: Disk | None, context: Context) -> tuple[str, ...]:
+    """How nodes use the claim of a disk: all at once where guests share it, else as the site file says."""
+    return ("ReadWriteMany",) if shared else (context.site.storage_of(facts) or Storage()).access_modes
 
 
 def _remarks(view: View, used: list[Leaf], kind: str, shared: bool) -> Iterator[Sign]:

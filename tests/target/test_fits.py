@@ -22,6 +22,10 @@ SPEC: dict[str, Any] = {
     "architecture": "amd64",
     "nodeSelector": {"zone": "a"},
     "networks": [{"name": "default", "pod": {}}, {"name": "lan", "multus": {"networkName": "lan"}}],
+    "volumes": [
+        {"name": "vda", "persistentVolumeClaim": {"claimName": "web-vda"}},
+        {"name": "www", "persistentVolumeClaim": {"claimName": "www-files"}},
+    ],
     "domain": {
         "machine": {"type": "q35"},
         "cpu": {
@@ -38,6 +42,7 @@ SPEC: dict[str, Any] = {
         "devices": {
             "autoattachVSOCK": True,
             "tpm": {},
+            "filesystems": [{"name": "www", "virtiofs": {}}],
             "hostDevices": [{"name": "nic0", "deviceName": "intel.com/x710"}],
             "gpus": [
                 {"name": "gpu0", "deviceName": "nvidia.com/a40"},
@@ -87,6 +92,7 @@ CLUSTER = Cluster(
     namespaces=Listing({("", "vms"): "baseline"}),
     storage_classes=Listing(CLASS),
     storage_profiles=Listing({("", "fast"): MODES}),
+    claims=Listing({("vms", "www-files"): None}),
     networks=Listing({("vms", "lan"): "intel.com/vf"}),
     preferences=Listing({("", "VirtualMachineClusterPreference/rhel.9"): {}}),
 )
@@ -155,8 +161,9 @@ CASES = [
     (
         "claim-taken",
         "PersistentVolumeClaim[vda].metadata.name",
-        replace(CLUSTER, claims=Listing({("vms", "web-vda"): None})),
+        replace(CLUSTER, claims=Listing({("vms", "web-vda"): None, ("vms", "www-files"): None})),
     ),
+    ("claim-missing", "volumes[www].persistentVolumeClaim.claimName", replace(CLUSTER, claims=Listing())),
     ("mac-taken", ADDRESS, replace(CLUSTER, addresses={MAC: (Address("x/y", ""), Address("a/b", "vms/lan"))})),
     ("mac-elsewhere", ADDRESS, replace(CLUSTER, addresses={MAC: (Address("a/b", "a/lan"),)})),
     ("machine-type", MACHINE, configured(emulatedMachines=["pc-q35*"])),

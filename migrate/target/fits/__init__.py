@@ -26,6 +26,7 @@ CHECKS = (
     instancetypes.sizes,
     instancetypes.requirements,
     storage.classes,
+    storage.folders,
     limits.ranges,
     nodes.room,
 )

@@ -37,3 +37,17 @@ def _modes(volume: str, spec: Object, name: str, wanted: Wanted) -> Iterator[Mis
         because = f"Storage class {name} is known to serve {offers}, but not {mode} with {', '.join(sorted(access))}."
         remedy = "Name modes in the site file that the storage serves, or mend its StorageProfile."
         yield Misfit("storage-modes", "warning", f"PersistentVolumeClaim[{volume}].spec.accessModes", because, remedy)
+
+
+def folders(wanted: Wanted) -> Iterator[Misfit]:
+    """Claims with the files of folders that the guest mounts, which are made by hand and not there."""
+    there, inside = wanted.cluster.claims, wanted.namespace
+    served = {filesystem["name"] for filesystem in wanted.devices.get("filesystems", [])}
+    for volume in wanted.spec.get("volumes", []):
+        name = volume.get("persistentVolumeClaim", {}).get("claimName")
+        if name and volume["name"] in served and there.knows(inside) and not there.has(name, inside):
+            path = f"volumes[{volume['name']}].persistentVolumeClaim.claimName"
+            because = f"Namespace {inside} has no claim named {name}, so the VM never starts"
+            because += instead(there.within(inside), name)
+            remedy = "Make it and copy the folder's files into it, or name another one in the site file."
+            yield Misfit("claim-missing", "blocker", path, f"{because}.", remedy)

@@ -1,0 +1,51 @@
+"""What KubeVirt adds to a VM as a whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from migrate.mapping.disk import access_modes
+from migrate.mapping.signs import Context
+
+CLAIM = re.compile(r"volumes\[([^\]]*)\]\.(?:ephemeral\.)?persistentVolumeClaim\.claimName")
+DISK = re.compile(r"devices\.disk\[(\d+)\]")
+# KubeVirt pkg/virt-handler/vm.go calculateLiveMigrationCondition: devices with which the running guest stays.
+TIED = {"domain.devices.hostDevices": "host devices", "domain.devices.gpus": "GPUs"}
+
+
+def node_bound(context: Context, writes: Mapping[str, Any]) -> str | None:
+    """Why the running guest cannot move to another node; None where it can."""
+    return "; ".join(_reasons(context, writes)) or None
+
+
+def _reasons(context: Context, writes: Mapping[str, Any]) -> Iterator[str]:
+    claims = [name for path, made in writes.items() if (name := _not_shared(path, made, context))]
+    if claims:
+        yield f"claims without ReadWriteMany: {', '.join(claims)}"
+    pods = (path.removesuffix(".pod") for path in writes if path.startswith("networks[") and path.endswith("].pod"))
+    if any(f"domain.devices.interfaces{pod.removeprefix('networks')}.bridge" in writes for pod in pods):
+        yield "a bridge on the pod network"
+    for devices, what in TIED.items():
+        names = [path for path in writes if path.startswith(devices) and path.endswith(".deviceName")]
+        movable = devices.endswith("gpus") and len(names) == 1 and context.target.enabled("VGPULiveMigration")
+        if names and not movable:
+            yield what
+    if any(path.startswith("domain.launchSecurity.") for path in writes):
+        yield "encrypted memory"
+    if "domain.features.hypervPassthrough.enabled" in writes:
+        yield "hypervPassthrough"
+    if not context.target.at_least("1.5") and any(path.endswith("].virtiofs") for path in writes):
+        yield "virtiofs before KubeVirt 1.5"
+
+
+def _not_shared(path: str, made: Any, context: Context) -> str | None:
+    """The name of a volume whose claim one node alone can use."""
+    volume, disk = CLAIM.fullmatch(path), DISK.match(made.leaves[0]) if made.leaves else None
+    if not volume or not disk:
+        return None
+    index = int(disk[1])
+    facts = context.vm.disks[index] if index < len(context.vm.disks) else None
+    shared = f"{disk[0]}.shareable" in context.document.by_path
+    return None if "ReadWriteMany" in access_modes(shared, facts, context) else volume[1]

@@ -1,0 +1,71 @@
+"""What KubeVirt adds to a VM as a whole: above all what keeps a running guest on its node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from migrate.mapping.rules import Rules
+
+DISK = "<disk type='file'><source file='/a'/><target dev='vda' bus='virtio'/></disk>"
+SHARED = DISK.replace("</disk>", "<shareable/></disk>")
+TRANSIENT = DISK.replace("</disk>", "<transient/></disk>")
+NIC = "<interface type='network'><source network='default'/><model type='virtio'/></interface>"
+PCI = "<hostdev mode='subsystem' type='pci'><source><address bus='0x06'/></source></hostdev>"
+SCREEN = (
+    "<hostdev mode='subsystem' type='mdev' model='vfio-pci' display='on'>"
+    "<source><address uuid='53764d0e-85a0-42b4-af5c-2046b460b1dc'/></source></hostdev>"
+)
+FOR_ALL = {"default": {"accessModes": ["ReadWriteOnce", "ReadWriteMany"]}}
+DEVICES = {"pci:*": "a.b/c", "mdev:*": "a.b/d"}
+POD, BRIDGE = {"default": {"pod": "masquerade"}}, {"default": {"pod": "bridge"}}
+
+
+def bound(run: Callable, rules: Rules, xml: str, site: dict[str, Any], **example: str) -> str | None:
+    book = run(xml, rules, {"site": site, "disks": {"vda": {}}, **example})
+    return {gain.path: gain.value for gain in book.gains}.get("evictionStrategy")
+
+
+@pytest.mark.parametrize(
+    ("devices", "site", "example", "reason"),
+    [
+        (DISK, {}, {}, "claims without ReadWriteMany: vda"),
+        (DISK, {"storage": FOR_ALL}, {}, None),
+        (TRANSIENT, {}, {}, "claims without ReadWriteMany: vda"),
+        (SHARED, {}, {}, None),
+        (NIC, {"networks": POD}, {}, None),
+        (NIC, {"networks": BRIDGE}, {}, "a bridge on the pod network"),
+        (NIC, {"networks": {"default": {"multus": "vms/office"}}}, {}, None),
+        (PCI, {"hostDevices": DEVICES}, {"gates": "+HostDevices"}, "host devices"),
+        (PCI, {"hostDevices": DEVICES}, {}, None),
+        (SCREEN, {"hostDevices": DEVICES}, {}, "GPUs"),
+        (SCREEN, {"hostDevices": DEVICES}, {"gates": "+VGPULiveMigration"}, None),
+        (SCREEN * 2, {"hostDevices": DEVICES}, {"gates": "+VGPULiveMigration"}, "GPUs"),
+        (
+            DISK + PCI,
+            {"hostDevices": DEVICES},
+            {"gates": "+HostDevices"},
+            "claims without ReadWriteMany: vda; host devices",
+        ),
+    ],
+)
+def test_what_keeps_a_running_guest_on_its_node(
+    devices: str, site: dict[str, Any], example: dict[str, str], reason: str | None, run: Callable, rules: Rules
+) -> None:
+    assert bound(run, rules, f"<devices>{devices}</devices>", site, **example) == reason
+
+
+@pytest.mark.parametrize(
+    ("xml", "reason"),
+    [
+        ("<launchSecurity type='sev'><policy>0x0001</policy></launchSecurity>", "encrypted memory"),
+        ("<features><hyperv mode='passthrough'/></features>", "hypervPassthrough"),
+        ("<devices/>", None),
+    ],
+)
+def test_settings_that_keep_a_running_guest_on_its_node(
+    xml: str, reason: str | None, run: Callable, rules: Rules
+) -> None:
+    assert bound(run, rules, xml, {}) == reason
