@@ -122,6 +122,11 @@ class Site:
         """The target of a source network, or the `default` that was chosen, or None. `vlan` is tags with commas."""
         return _chosen(self.networks, [(kind, {"": name, "portgroup": portgroup, "vlan": vlan})])
 
+    def network_is_for_vlan(self, kind: str, name: str, portgroup: str, vlan: str) -> bool:
+        """Whether the target of a source network is chosen for exactly these VLAN tags."""
+        found = _layer_and_key(self.networks, [(kind, {"": name, "portgroup": portgroup, "vlan": vlan})])
+        return bool(found and vlan) and parts(found[1])[1].get("vlan") == vlan
+
     def host_device(self, kind: str, *names: str) -> str | None:
         """The cluster's resource name for a host device known by any of the names, the first first, or None."""
         found = (_chosen(self.host_devices, [(kind, {"": name})]) for name in names if name)
@@ -175,10 +180,18 @@ def parts(key: str) -> tuple[str, dict[str, str]]:
 
 def _chosen(layers: tuple[dict[str, T], ...], facts: list[tuple[str, dict[str, str]]], prefix: str = "") -> T | None:
     """The most exact fit of the first layer that has one. `facts` are the kinds of a thing, and its names by each."""
+    found = _layer_and_key(layers, facts, prefix)
+    return found[0][found[1]] if found else None
+
+
+def _layer_and_key(
+    layers: tuple[dict[str, T], ...], facts: list[tuple[str, dict[str, str]]], prefix: str = ""
+) -> tuple[dict[str, T], str] | None:
+    """The first layer that has a fit, and its most exact one."""
     for layer in layers:
         fitting = [key for key in layer if key == DEFAULT or any(_fits(prefix + key, *fact) for fact in facts)]
         if fitting:
-            return layer[max(fitting, key=lambda key: (key != DEFAULT, _exactness(prefix + key)))]
+            return layer, max(fitting, key=lambda key: (key != DEFAULT, _exactness(prefix + key)))
     return None
 
 

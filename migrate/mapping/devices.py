@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from migrate.mapping.paths import Leaf, printable
+from migrate.mapping.paths import Leaf, Node, printable
 from migrate.mapping.signs import Context, Sign, View, default, flag
 
 SHOWN = 4
+PCI_LIMITS = {"domain": 0xFFFF, "bus": 0xFF, "slot": 0x1F, "function": 7}
 MODELS = ("devices.interface.model.type", "devices.disk.model", "devices.rng.model", "devices.memballoon.model")
 MODELS += ("devices.input.model", "devices.vsock.model", "devices.controller.model", "devices.filesystem.model")
 # Kernels before 4.0 and the virtio-win drivers of Windows XP and 2003 speak only virtio 0.9. Ids of libosinfo.
@@ -23,6 +24,18 @@ def described(leaves: list[Leaf], below: str) -> str:
     start = len(below) + 1 if below else 0
     shown = (leaf.path[start:] + (f"={printable(leaf.value, 60)}" if leaf.value else "") for leaf in leaves[:SHOWN])
     return ", ".join(shown) + (", ..." if len(leaves) > SHOWN else "")
+
+
+def pci(node: Node, context: Context, name: str) -> str:
+    """The address below an element as 0000:06:12.5, or nothing where it is none."""
+    text = context.document.text
+    try:
+        parts = [int(text(f"{node.path}.{name}.{part}") or "0", 0) for part in PCI_LIMITS]
+    except ValueError:
+        return ""
+    if any(not 0 <= part <= limit for part, limit in zip(parts, PCI_LIMITS.values(), strict=True)):
+        return ""
+    return "{:04x}:{:02x}:{:02x}.{:x}".format(*parts)
 
 
 def lost(view: View, context: Context) -> Iterator[Sign]:

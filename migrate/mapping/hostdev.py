@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from migrate.mapping.interface import pci
+from migrate.mapping.devices import pci
 from migrate.mapping.paths import Node
 from migrate.mapping.signs import Context, Sign, View, flag, ignore, write
 

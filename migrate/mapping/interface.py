@@ -6,7 +6,8 @@ import json
 import re
 from collections.abc import Iterator
 
-from migrate.mapping.devices import described, transitional
+from migrate.mapping import nic_names
+from migrate.mapping.devices import pci, transitional
 from migrate.mapping.paths import Leaf, Node
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 from migrate.site import NETWORK_KINDS, Network
@@ -17,25 +18,12 @@ READ = {**NAMES, "hostdev": "source.address", "user": ""}
 INTERFACE = "domain.devices.interfaces"
 # pkg/network/link/address.go StaticMasqueradeBridgeMAC
 RESERVED = "02:00:00:00:00:00"
+FORETOLD = "not to be foretold"
 MAC = re.compile(r"([0-9a-fA-F]{1,2}:){5}[0-9a-fA-F]{1,2}")
-# These sit on a PCI Express port in libvirt's layout; the other models on a conventional bridge.
-EXPRESS = ("virtio", "virtio-non-transitional", "e1000e", "igb")
-ACPI_INDEXES = range(1, 16 * 1024)
 
 
 def _text(node: Node, context: Context, name: str) -> str:
     return context.document.text(f"{node.path}.{name}")
-
-
-def pci(node: Node, context: Context, name: str) -> str:
-    """The address below an element as 0000:06:12.5, or nothing where it is none."""
-    try:
-        parts = [
-            int(_text(node, context, f"{name}.{part}") or "0", 0) for part in ("domain", "bus", "slot", "function")
-        ]
-    except ValueError:
-        return ""
-    return "{:04x}:{:02x}:{:02x}.{:x}".format(*parts)
 
 
 def _source(node: Node, context: Context) -> tuple[str, str]:
@@ -164,41 +152,60 @@ def queues(view: View, context: Context) -> Iterator[Sign]:
 
 def acpi(view: View, context: Context) -> Iterator[Sign]:
     """The index by which the guest names the interface."""
-    value = view.text("acpi.index")
-    if value.isdecimal() and int(value) in ACPI_INDEXES:
-        yield write(view.owned, f"{INTERFACE}.acpiIndex", int(value))
+    index = nic_names.acpi_index(view.node, context)
+    if index:
+        yield write(view.owned, f"{INTERFACE}.acpiIndex", index)
     else:
-        yield flag(view.owned, "range", value)
-
-
-def _guest_name(node: Node, context: Context) -> str:
-    """What systemd calls the interface by its place: behind the hot-plug slots of i440fx by slot, else by path."""
-    _, bus, slot_function = pci(node, context, "address").split(":")
-    slot, function = int(slot_function[:2], 16), int(slot_function[3:], 16)
-    end = f"f{function}" if function else ""
-    if int(bus, 16) == 0 and "q35" not in context.machine and context.arch in ("x86_64", "i686"):
-        return f"ens{slot}{end}"
-    return f"enp{int(bus, 16)}s{slot}{end}"
+        yield flag(view.owned, "range", view.text("acpi.index"))
 
 
 def address(view: View, context: Context) -> Iterator[Sign]:
-    """The PCI place is kept where KubeVirt's machine has the same one: alone behind a PCI Express port."""
-    place = pci(view.node, context, "address")
-    if view.text("address.type") != "pci" or not place:
-        yield flag(view.owned, "place", described(view.owned, view.node.path))
-        return
-    domain, bus, rest = place.split(":")
-    express = "q35" in context.machine or context.arch == "aarch64"
-    fits = domain == "0000" and bus != "00" and rest == "00.0" and view.text("model.type") in EXPRESS
-    if express and fits and not transitional(context):
-        yield write(view.owned, f"{INTERFACE}.pciAddress", place)
-    elif view.text("acpi.index"):
-        yield flag(view.owned, "place", place)
+    """The PCI place is kept where KubeVirt's machine has the same one; what the guest calls the interface is said."""
+    before, after = _guest_names(view.node, context)
+    same = before and before == after
+    names = f"{before} before and after" if same else f"{before or 'unknown'} before, {after or FORETOLD} after"
+    named = f"by systemd's naming {names}"
+    kept = _kept(view.node, context)
+    if kept:
+        yield write(view.owned, f"{INTERFACE}.pciAddress", kept, f"By systemd's naming a Linux guest calls it {names}.")
+        if before and after and not same:
+            yield flag(view.owned, "name", named)
+    elif not same:
+        yield flag(view.owned, "name" if before or _placed(view) else "unplaced", named)
+    elif view.text("address.type") == "pci" and _placed(view):
+        yield flag(view.owned, "place", named)
     else:
-        yield flag(view.owned, "name", f"{_guest_name(view.node, context)} by systemd's naming")
+        yield default(view.owned, f"KubeVirt's libvirt numbers it the same ({named}; qemu_domain_address.c).")
+
+
+def _placed(view: View) -> bool:
+    """Whether the domain says where the interface is."""
+    return any(leaf.pattern != "devices.interface.address.type" for leaf in view.owned)
+
+
+def _guest_names(node: Node, context: Context) -> tuple[str | None, str | None]:
+    """What systemd calls the interface on the source and on KubeVirt, each as far as it is known."""
+    nodes = context.document.nodes["devices.interface"]
+    passed = [other for other in nodes if (network := _chosen(other, context)) and network.binding == "sriov"]
+    places = {other.path: _kept(other, context) for other in nodes if other not in passed}
+    return nic_names.before(node, context), nic_names.after(node, context, places)
+
+
+def _kept(node: Node, context: Context) -> str:
+    """The PCI address of an interface that sits alone behind a PCI Express port, as on KubeVirt, or nothing."""
+    place = pci(node, context, "address") if _text(node, context, "address.type") == "pci" else ""
+    express = "q35" in context.machine or context.arch == "aarch64"
+    fits = place.startswith("0000:") and place[5:7] != "00" and place.endswith(":00.0")
+    model = _text(node, context, "model.type") in nic_names.EXPRESS
+    return place if express and fits and model and not transitional(context) else ""
 
 
 def vlan(view: View, context: Context) -> Iterator[Sign]:
-    """All tags together."""
-    tags = [leaf.value for leaf in view.every("vlan.tag.id")]
-    yield flag(view.owned, "lost", "tag " + ", ".join(tags) if tags else None)
+    """All tags together. A network that the site file gives for just these tags has them."""
+    tags = ", ".join(leaf.value for leaf in view.every("vlan.tag.id"))
+    if context.site.network_is_for_vlan(*names(view.node, context)):
+        found = _chosen(view.node, context)
+        chosen = found.multus if found and found.multus else "the pod network"
+        yield default(view.owned, f"The site file chooses {chosen} for VLAN {tags}, and that network tags the packets.")
+    else:
+        yield flag(view.owned, "lost", f"tag {tags}" if tags else None)

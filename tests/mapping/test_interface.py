@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from migrate.mapping import nic_names
 from migrate.mapping.rules import Rules
 from migrate.target.manifests import assemble
 
@@ -94,30 +95,123 @@ def test_a_mac_address_is_kept(octets: list[int], short: bool, run: Callable, ru
     assert (written.value if written else "reserved") == (wanted if wanted != "02:00:00:00:00:00" else "reserved")
 
 
+Q35 = "<os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os><features><acpi/></features>"
+I440FX = Q35.replace("pc-q35-7.2", "pc-i440fx-7.2")
+ARM = Q35.replace("x86_64", "aarch64").replace("pc-q35-7.2", "virt-7.2")
+S390X = Q35.replace("x86_64", "s390x").replace("pc-q35-7.2", "s390-ccw-virtio")
+
+
+def _at(bus: int, slot: int, model: str = "virtio", more: str = "", rest: str = "") -> str:
+    place = f"<address type='pci' bus='{bus:#04x}' slot='{slot:#04x}' function='0x0'{more}/>"
+    return f"<interface type='user'><model type='{model}'/>{place}{rest}</interface>"
+
+
+def _new(model: str = "virtio", rest: str = "") -> str:
+    return f"<interface type='user'><model type='{model}'/>{rest}</interface>"
+
+
+def _named(book, nic: int = 0) -> str:
+    """What the ledger says of the names of an interface."""
+    path = f"devices.interface[{nic}].address."
+    (said,) = {entry.because for entry in book.entries if entry.path.startswith(path)}
+    return re.search(r"[\w.]+ before(?: and|, (?:not to be foretold|[\w.]+)) after", said)[0]
+
+
+def _port(index: int, slot: int, bus: int = 0, model: str = "pcie-root-port") -> str:
+    return (
+        f"<controller type='pci' index='{index}' model='{model}'>"
+        f"<address type='pci' bus='{bus:#04x}' slot='{slot:#04x}' function='0x0'/></controller>"
+    )
+
+
 @pytest.mark.parametrize(
-    ("machine", "model", "bus", "slot", "kept", "name"),
+    ("machine", "devices", "named"),
     [
-        ("pc-q35-7.2", "virtio", 1, 0, "0000:01:00.0", ""),
-        ("pc-q35-7.2", "e1000", 2, 1, None, "enp2s1"),
-        ("pc-q35-7.2", "virtio", 0, 3, None, "enp0s3"),
-        ("pc-q35-7.2", "virtio-transitional", 2, 0, None, "enp2s0"),
-        ("pc-i440fx-7.2", "virtio", 0, 3, None, "ens3"),
-        ("pc-i440fx-7.2", "virtio", 1, 0, None, "enp1s0"),
+        (Q35, _at(1, 0), "enp1s0 before and after"),
+        (Q35, _at(2, 1, "e1000"), "unknown before, not to be foretold after"),
+        (Q35, _port(1, 2) + _port(2, 0, 1, "pcie-to-pci-bridge") + _at(2, 1), "unknown before, enp1s0 after"),
+        (Q35, _at(0, 3), "enp0s3 before, enp1s0 after"),
+        (Q35, _at(0, 3, more=" multifunction='on'"), "enp0s3f0 before, enp1s0 after"),
+        (Q35, _at(2, 0, "virtio-transitional"), "enp2s0 before, not to be foretold after"),
+        (Q35, _at(0, 3, rest="<acpi index='7'/>"), "eno7 before and after"),
+        (ARM, _at(0, 3, rest="<acpi index='7'/>"), "unknown before, not to be foretold after"),
+        (ARM, _at(3, 0), "enp3s0 before and after"),
+        (I440FX, _at(0, 3), "ens3 before, enp1s0 after"),
+        (I440FX.replace("<acpi/>", ""), _at(0, 3), "enp0s3 before, enp1s0 after"),
+        (I440FX, _at(1, 3), "unknown before, enp1s0 after"),
+        (I440FX, _at(0, 3, "vmxnet3"), "ens3 before, enp1s0 after"),
+        (I440FX, _at(0, 3) + "<watchdog model='i6300esb'/>", "ens3 before, enp3s0 after"),
+        (I440FX, _at(0, 3) + "<watchdog model='i6300esb' action='none'/>", "ens3 before, enp1s0 after"),
+        (I440FX, _at(0, 3) + "<sound model='ac97'/>", "ens3 before, enp3s0 after"),
+        (Q35, _new(), "unknown before, enp1s0 after"),
+        (
+            Q35,
+            "<interface type='user'><model type='virtio'/><address type='pci'/></interface>",
+            "unknown before, enp1s0 after",
+        ),
+        (S390X, _new(), "unknown before, enc0 after"),
+        (
+            S390X,
+            _new("virtio", "<address type='ccw' cssid='0xfe' ssid='0x0' devno='0x000a'/>"),
+            "enca before, enc0 after",
+        ),
+        (
+            S390X,
+            _new("virtio", "<address type='ccw' cssid='0xfe' ssid='0x1' devno='0x000a'/>"),
+            "enc1.000a before, enc0 after",
+        ),
     ],
 )
-def test_the_guests_name_of_an_interface_is_kept_or_said(
-    machine: str, model: str, bus: int, slot: int, kept: str | None, name: str, run: Callable, rules: Rules
+def test_the_guests_name_of_an_interface_is_said_before_and_after(
+    machine: str, devices: str, named: str, run: Callable, rules: Rules
 ) -> None:
-    book = run(
-        f"<os><type arch='x86_64' machine='{machine}'>hvm</type></os><devices><interface type='user'>"
-        f"<model type='{model}'/><address type='pci' bus='{bus:#04x}' slot='{slot:#04x}' function='0x0'/>"
-        "</interface></devices>",
-        rules,
+    assert _named(run(f"{machine}<devices>{devices}</devices>", rules)) == named
+
+
+def test_the_bus_of_a_port_is_counted_as_firmware_does(run: Callable, rules: Rules) -> None:
+    ports = _port(1, 2) + _port(2, 4) + _port(3, 0, 1, "pcie-to-pci-bridge")
+    book = run(f"{Q35}<devices>{ports}{_at(2, 0)}</devices>", rules)
+    assert book.writes["domain.devices.interfaces[interface-0].pciAddress"].value == "0000:02:00.0"
+    assert _named(book) == "enp3s0 before, enp2s0 after"
+
+
+def test_ports_in_a_ring_did_not_end(run: Callable, rules: Rules) -> None:
+    ports = _port(1, 2) + _port(1, 3, 1) + _port(2, 3, 1) + _port(4, 1, 5) + _port(5, 1, 4)
+    assert _named(run(f"{Q35}<devices>{ports}{_at(2, 0)}</devices>", rules)) == "enp2s0 before and after"
+    assert _named(run(f"{Q35}<devices>{ports}{_at(4, 0)}</devices>", rules)) == "unknown before, enp4s0 after"
+
+
+def test_each_interface_has_its_names_by_the_order_and_the_places_of_all(run: Callable, rules: Rules) -> None:
+    site = {"site": {"networks": {**NETWORKS, "bridge:br0": {"multus": "net/br0"}}}}
+    others = (
+        SOURCES["direct:eth1"] + "<interface type='bridge'><source bridge='br0'/><model type='virtio'/></interface>"
     )
-    written = book.writes.get("domain.devices.interfaces[interface-0].pciAddress")
-    assert (written.value if written else None) == kept
-    said = [found.because for entry in book.entries for found in entry.findings if found.id == "nic-address/name"]
-    assert [name in because for because in said] == ([] if kept else [True])
+    book = run(f"{Q35}<devices>{_at(2, 0)}{others * 2}</devices>", rules, site)
+    assert [_named(book, nic).split(", ")[-1] for nic in range(5)] == [
+        "enp2s0 before and after",
+        "not to be foretold after",
+        "enp1s0 after",
+        "not to be foretold after",
+        "enp3s0 after",
+    ]
+
+
+def test_channel_devices_are_numbered_after_the_virtio_disks(run: Callable, rules: Rules) -> None:
+    drive = "<disk type='file'{0}><source file='/d/{1}'/><target dev='{1}' bus='{2}'/></disk>"
+    drives = drive.format("", "vda", "virtio") + drive.format("", "sda", "scsi") + drive.format("", "vdb", "virtio")
+    drives += drive.format(" device='cdrom'", "sdb", "scsi") + drive.format(" device='floppy'", "fda", "virtio")
+    book = run(
+        f"{S390X}<devices>{drives}{_new() * 9}</devices>",
+        rules,
+        {"site": {"networks": {"user": {"multus": "net/one"}}}},
+    )
+    assert [_named(book, nic) for nic in (0, 8)] == ["unknown before, enc2 after", "unknown before, enca after"]
+
+
+def test_models_that_become_pci_express_ones_are_those_that_the_table_makes_so(rules: Rules) -> None:
+    rows = {name: row.write for name, row in rules.rules["nic-model"].rows.items()}
+    express = {name for name, model in rows.items() if model in ("virtio", "e1000e", "igb")}
+    assert set(nic_names.BECOME_EXPRESS) | {"virtio-transitional"} == express
 
 
 def test_several_queues_are_written_once(run: Callable, rules: Rules) -> None:
@@ -134,3 +228,24 @@ def test_no_interface_means_none(run: Callable, rules: Rules) -> None:
         "autoattachPodInterface"
         not in _vm(run("<devices><interface type='user'/></devices>", rules))["domain"]["devices"]
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "tags", "said"),
+    [
+        ("bridge:br0/vlan:10", ["10"], []),
+        ("bridge:br0/vlan:2,10", ["10", "2"], []),
+        ("bridge:br0/vlan:*", ["10"], ["nic-vlan/lost"]),
+        ("bridge:br0", ["10"], ["nic-vlan/lost"]),
+        ("default", ["10"], ["nic-vlan/lost"]),
+    ],
+)
+def test_a_network_chosen_for_the_vlan_was_warned_of_nevertheless(
+    key: str, tags: list[str], said: list[str], run: Callable, rules: Rules
+) -> None:
+    vlan = "<vlan>" + "".join(f"<tag id='{tag}'/>" for tag in tags) + "</vlan>"
+    nic = f"<devices><interface type='bridge'><source bridge='br0'/>{vlan}</interface></devices>"
+    book = run(nic, rules, {"site": {"networks": {key: {"multus": "vms/office"}}}})
+    assert [found.id for entry in book.entries for found in entry.findings if found.rule == "nic-vlan"] == said
+    because = {entry.because for entry in book.entries if entry.rule == "nic-vlan"}
+    assert said or all("vms/office" in text for text in because)
