@@ -11,12 +11,15 @@ from functools import lru_cache
 from typing import Any
 
 from migrate.mapping.paths import Document, Leaf, Node, printable, redact
-from migrate.mapping.rules import UNKNOWN, GainRule, Row, Rule, Rules
+from migrate.mapping.rules import UNKNOWN, GainRule, Implied, Row, Rule, Rules
 from migrate.mapping.signs import Context, Sign, View
 from migrate.model import REDACTED, Entry, Finding, Gain, short_hash
-from migrate.target.vocabulary import Target, cast, missing
+from migrate.target.vocabulary import Target, cast, missing, needs_more
 
 INTERNAL_REMEDY = "Report it with the domain XML and the rule's name; the other VMs are not touched by it."
+
+
+Holds = dict[tuple[Rule, Node], bool]  # whether a rule's `where` holds of an element
 
 
 class Broken(Exception):
@@ -47,7 +50,12 @@ class Ledger:
     gains: list[Gain] = field(default_factory=list)
     writes: dict[str, Write] = field(default_factory=dict)
     internal: bool = False
-    reached: set[str] = field(default_factory=set)
+    rows: list[tuple[Rule, Row]] = field(default_factory=list)
+
+    @property
+    def reached(self) -> set[str]:
+        """The rows that spoke, as rule/row."""
+        return {f"{rule.id}/{row.id}" for rule, row in self.rows}
 
     def ordered(self) -> list[Write]:
         """The writes in source order: an item of a list stands where the element stands that its name comes from."""
@@ -65,29 +73,33 @@ class Ledger:
 
 def imply(document: Document, rules: Rules) -> None:
     """Adds what libvirt takes for granted: the leaves that the document leaves out, marked implied."""
+    by_path, nodes = document.by_path, document.nodes
     for row in rules.implied:
-        nodes = document.nodes.get(row.each, []) if row.each else [document.root]
-        for node in nodes:
+        for node in nodes.get(row.each, ()) if row.each else (document.root,):
             prefix = node.path + "." if node.path else ""
             path = prefix + row.leaf
-            if path in document.by_path or not all(
-                _fits(document, name[1:] if name[0] == "/" else prefix + name, globs) for name, globs in row.where
-            ):
-                continue
-            pattern = f"{row.each}.{row.leaf}" if row.each else row.leaf
-            document.add(Leaf(path, pattern, row.value, node, implied=True))
+            if path not in by_path and _fits(row, prefix, by_path):
+                document.add(Leaf(path, row.pattern, row.value, node, implied=True))
 
 
-def _fits(document: Document, path: str, globs: tuple[str, ...]) -> bool:
-    """Whether a leaf's value fits one of the globs; a leaf that is not there has no value and fits only ""."""
-    value = document.text(path)
-    return any(fnmatch.fnmatchcase(value, glob) if glob else path not in document.by_path for glob in globs)
+def _fits(row: Implied, prefix: str, by_path: dict[str, Leaf]) -> bool:
+    """Whether the leaves that a row looks at fit one of its globs each; one that is not there fits only ""."""
+    for name, globs in row.where:
+        leaf = by_path.get(name[1:] if name[0] == "/" else prefix + name)
+        if leaf is None:
+            if "" not in globs:
+                return False
+        elif not (leaf.value and leaf.value in globs) and not any(
+            glob and fnmatch.fnmatchcase(leaf.value, glob) for glob in globs
+        ):
+            return False
+    return True
 
 
 def redact_secrets(document: Document, rules: Rules) -> None:
     """Puts `(redacted)` in place of every secret in the tree that the document was read from."""
     imply(document, rules)
-    holds: dict[Any, bool] = {}
+    holds: Holds = {}
     for leaf in document.leaves:
         if _secret(leaf, _owner(leaf, document, rules, holds)[0]):
             redact(leaf)
@@ -95,7 +107,7 @@ def redact_secrets(document: Document, rules: Rules) -> None:
 
 def _secret(leaf: Leaf, owner: Rule) -> bool:
     """Whether a leaf's value is shown nowhere: its owner says so, or nobody knows what its namespace holds."""
-    return (owner.secret or leaf.foreign) and not leaf.implied
+    return (owner.secret or (":" in leaf.pattern and leaf.foreign)) and not leaf.implied
 
 
 def run(document: Document, rules: Rules, context: Context) -> Ledger:
@@ -106,7 +118,7 @@ def run(document: Document, rules: Rules, context: Context) -> Ledger:
     return _Run(document, rules, context).all()
 
 
-def _owner(leaf: Leaf, document: Document, rules: Rules, holds: dict[tuple[str, str, Any], bool]) -> tuple[Rule, Node]:
+def _owner(leaf: Leaf, document: Document, rules: Rules, holds: Holds) -> tuple[Rule, Node]:
     trail = leaf.node.trail
     for rule in rules.owners(leaf.pattern):
         depth = rule.depth
@@ -118,16 +130,19 @@ def _owner(leaf: Leaf, document: Document, rules: Rules, holds: dict[tuple[str, 
     raise LookupError(f"no rule owns {leaf.pattern}: the rule `{UNKNOWN}` is missing")
 
 
-def _holds(rule: Rule, node: Node, document: Document, known: dict[Any, bool]) -> bool:
-    key = (rule.id, node.path)
+def _holds(rule: Rule, node: Node, document: Document, known: Holds) -> bool:
+    key = (rule, node)
     found = known.get(key)
     if found is None:
         prefix = node.path + "." if node.path else ""
         by_path = document.by_path
-        found = known[key] = all(
-            (leaf := by_path.get(name[1:] if name[0] == "/" else prefix + name)) is not None and leaf.value in values
-            for name, values in rule.where
-        )
+        found = True
+        for name, values in rule.where:
+            leaf = by_path.get(name[1:] if name[0] == "/" else prefix + name)
+            if leaf is None or leaf.value not in values:
+                found = False
+                break
+        known[key] = found
     return found
 
 
@@ -144,19 +159,20 @@ class _Run:
         self.document = document
         self.rules = rules
         self.context = context
+        self.target = context.target
         self.ledger = Ledger()
         self.entries: dict[Leaf, Entry] = {}
         self.settled: set[int] = set()
         self.flagged: set[int] = set()
         self.vm_id = context.vm.id
-        self.holds: dict[Any, bool] = {}
-        self.keys: dict[tuple[str | None, str], str] = {}
+        self.holds: Holds = {}
+        self.keys: dict[tuple[str | None, Node], str] = {}
         self.used_keys: dict[tuple[str | None, str], set[str]] = {}
 
     def all(self) -> Ledger:
         gated = self._gates()
         shut: dict[str, list[Entry]] = {}
-        groups: dict[tuple[str, str], tuple[Rule, Node, list[Leaf]]] = {}
+        groups: dict[tuple[Rule, Node], list[Leaf]] = {}
         for leaf in self.document.leaves:
             gate = next((gated[node.path] for node in leaf.node.trail if node.path in gated), None) if gated else None
             if gate is not None:
@@ -164,12 +180,15 @@ class _Run:
                 continue
             rule, node = _owner(leaf, self.document, self.rules, self.holds)
             self.entries[leaf] = self._entry(leaf, rule, rule)
-            group = groups.setdefault((rule.id, node.path), (rule, node, []))
-            group[2].append(leaf)
+            group = groups.get((rule, node))
+            if group is None:
+                groups[rule, node] = [leaf]
+            else:
+                group.append(leaf)
         for path, entries in shut.items():
             rule, row, detail, node = gated[path]
             self._flag(rule, row, node, entries, detail)
-        for rule, node, leaves in groups.values():
+        for (rule, node), leaves in groups.items():
             self._apply(rule, node, leaves)
         self.ledger.entries = [self.entries[leaf] for leaf in self.document.leaves]
         self._gains()
@@ -193,7 +212,7 @@ class _Run:
     def _gate(self, gate: Rule, node: Node) -> tuple[Row, str | None] | None:
         """The row that shuts the gate for an element, with a detail, or None where the element passes."""
         if gate.function:
-            answer = gate.function(self._view(gate, node, []), self.context)
+            answer = gate.function(View(node, [], self.document, gate.allowed, lambda: self.key(gate, node)), self.context)
             if answer is None:
                 return None
             row, detail = answer if isinstance(answer, tuple) else (answer, None)
@@ -209,7 +228,7 @@ class _Run:
 
     def _entry(self, leaf: Leaf, rule: Rule, owner: Rule) -> Entry:
         value = REDACTED if _secret(leaf, owner) else leaf.value
-        return Entry(leaf.path, value, rule.id, "flag", implied=leaf.implied)
+        return Entry(leaf.path, value, rule.id, "flag", {}, None, [], leaf.implied)
 
     def _apply(self, rule: Rule, node: Node, leaves: list[Leaf]) -> None:
         before = len(self.ledger.writes)
@@ -227,7 +246,7 @@ class _Run:
 
     def _call(self, rule: Rule, node: Node, leaves: list[Leaf]) -> None:
         assert rule.function
-        view = self._view(rule, node, leaves)
+        view = View(node, leaves, self.document, rule.allowed, lambda: self.key(rule, node))
         owned = set(leaves)
         signed: set[Leaf] = set()
         for sign in rule.function(view, self.context):
@@ -255,12 +274,12 @@ class _Run:
     def _sign(self, rule: Rule, node: Node, leaf: Leaf, row: Row | None) -> None:
         assert row is not None
         entry = self.entries[leaf]
-        self.ledger.reached.add(f"{rule.id}/{row.id}")
+        self.ledger.rows.append((rule, row))
         if row.word == "write" or row.write is not None:
             text = leaf.value if rule.form == "copy" else row.write
             for pattern in rule.writes:
                 try:
-                    value = _cast(self.context.target, pattern, text)
+                    value = _cast(self.target, pattern, text)
                 except ValueError as error:
                     if rule.form != "copy":
                         raise
@@ -280,14 +299,14 @@ class _Run:
         entry.fate, entry.because = word, because
 
     def _write(self, rule: Rule, node: Node, path: str, value: Any, entries: list[Entry], because: str | None) -> None:
-        pattern = _pattern(path)
+        place = _place(path, self.target)
+        pattern = place.pattern
         if pattern not in rule.writes:
             raise Broken(f"writes {pattern}, which its `writes` do not have")
         if rule.secret:
             raise Broken(f"writes the secret {entries[0].path if entries else ''}")
-        full = self._full(rule, node, path)
-        lack = missing(pattern, value, self.context.target)
-        if lack:
+        full = self._full(rule, node, place)
+        if place.needs and (lack := missing(pattern, value, self.target)):
             row = Row("unsupported", "flag", severity=rule.unsupported, because=UNSUPPORTED, remedy=UNSUPPORTED_REMEDY)
             self._flag(rule, row, node, entries, f"{pattern}: {lack}")
             return
@@ -303,18 +322,18 @@ class _Run:
             entry.because = entry.because or because
 
     def _flag(self, rule: Rule, row: Row, node: Node, entries: list[Entry], detail: str | None) -> None:
-        self.ledger.reached.add(f"{rule.id}/{row.id}")
+        self.ledger.rows.append((rule, row))
+        because = _because(row, detail)
         for entry in entries:
             if id(entry) in self.settled:
                 raise Broken(f"says two things of {entry.path}")
             self.flagged.add(id(entry))
-            entry.fate = "flag"
-            entry.because = _because(row, detail)
+            entry.fate, entry.because = "flag", because
         if not entries:
             raise Broken(f"flags {row.id} of no leaf")
-        entries[0].findings.append(self._finding(rule, row, node, entries, detail))
+        entries[0].findings.append(self._finding(rule, row, node, entries, because))
 
-    def _finding(self, rule: Rule, row: Row, node: Node, entries: list[Entry], detail: str | None) -> Finding:
+    def _finding(self, rule: Rule, row: Row, node: Node, entries: list[Entry], because: str) -> Finding:
         name, entry = f"{rule.id}/{row.id}", entries[0]
         target = next(iter(entry.writes), None) or self._meant(rule, node)
         return Finding(
@@ -325,14 +344,14 @@ class _Run:
             path=entry.path,
             value=_values(node, entries),
             target=target,
-            because=_because(row, detail),
+            because=because,
             remedy=row.remedy,
         )
 
     def _meant(self, rule: Rule, node: Node) -> str | None:
         """Where the rule writes when it writes; None where that depends on more than the element."""
         try:
-            return self._full(rule, node, rule.writes[0]) if len(rule.writes) == 1 else None
+            return self._full(rule, node, _place(rule.writes[0], self.target)) if len(rule.writes) == 1 else None
         except Broken:
             return None
 
@@ -356,13 +375,13 @@ class _Run:
     def _owner(self, leaf: Leaf) -> Rule:
         return _owner(leaf, self.document, self.rules, self.holds)[0]
 
-    def _full(self, rule: Rule, node: Node, path: str) -> str:
-        before, after = _template(self.context.target, path)
-        return before if after is None else f"{before}[{self._key(rule, node)}]{after}"
+    def _full(self, rule: Rule, node: Node, place: Place) -> str:
+        after = place.after
+        return place.before if after is None else f"{place.before}[{self.key(rule, node)}]{after}"
 
-    def _key(self, rule: Rule, node: Node) -> str:
+    def key(self, rule: Rule, node: Node) -> str:
         """The key of an element's list items: a leaf's value made plain, else tag and position; unique."""
-        known = self.keys.get((rule.key, node.path))
+        known = self.keys.get((rule.key, node))
         if known is None:
             text = self.document.text(f"{node.path}.{rule.key}") if rule.key else ""
             known = item_key(text) if text else item_key(f"{node.tag}-{node.index}")
@@ -370,12 +389,8 @@ class _Run:
             others = (item_key(f"{known[:28]}-{node.tag[:6]}-{count}") for count in itertools.count(node.index))
             known = known if known not in used else next(other for other in others if other not in used)
             used.add(known)
-            self.keys[(rule.key, node.path)] = known
+            self.keys[rule.key, node] = known
         return known
-
-    def _view(self, rule: Rule, node: Node, leaves: list[Leaf]) -> View:
-        device = self.document.text(f"{node.path}.{rule.identity}") if rule.identity else ""
-        return View(node, self._key(rule, node), device, leaves, self.document, rule.allowed)
 
     def _broken(self, name: str, pattern: str, error: Exception) -> Finding:
         """The finding `internal`: a rule of ours broke a law here."""
@@ -418,9 +433,9 @@ class _Run:
                 if value is None:
                     continue
             elif gain.write:
-                value = _cast(self.context.target, _pattern(gain.path), gain.value)
+                value = _cast(self.target, _pattern(gain.path), gain.value)
             if gain.write:
-                if gain.path in self.ledger.writes or missing(gain.path, value, self.context.target):
+                if gain.path in self.ledger.writes or missing(gain.path, value, self.target):
                     continue
                 self.ledger.writes[gain.path] = Write(gain.path, value, gain.id, 0)
             self.ledger.gains.append(Gain(gain.path, value, gain.because))
@@ -470,17 +485,29 @@ def _cast(target: Target, pattern: str, text: Any) -> Any:
     return cast(known.type, text) if known else text
 
 
-@lru_cache(maxsize=20_000)
-def _template(target: Target, path: str) -> tuple[str, str | None]:
-    """A target path cut where the key of the element's item goes; None where it needs none.
+@dataclass(slots=True)
+class Place:
+    """A target path without its keys, cut where the key of the element's item goes (`after` is None where it needs
+    none), and whether it or some of its values need more than the target's version.
 
     Lists and maps whose key stands in the path already (`annotations[x]`) need no other.
     """
+
+    pattern: str
+    before: str
+    after: str | None
+    needs: bool
+
+
+@lru_cache(maxsize=20_000)
+def _place(path: str, target: Target) -> Place:
+    pattern = _pattern(path)
     segments = path.split(".") if "[" not in path else re.split(r"\.(?![^\[]*\])", path)
-    keyed = target.vocabulary.lists(_pattern(path))
-    bare = [index for index in keyed if "[" not in segments[index]]
-    if not bare:
-        return path, None
+    bare = [index for index in target.vocabulary.lists(pattern) if "[" not in segments[index]]
     if len(bare) > 1:
         raise Broken(f"{path} passes through {len(bare)} lists; give the keys of all but one in brackets")
-    return ".".join(segments[: bare[0] + 1]), "".join("." + segment for segment in segments[bare[0] + 1 :])
+    before, after = path, None
+    if bare:
+        before = ".".join(segments[: bare[0] + 1])
+        after = "".join("." + segment for segment in segments[bare[0] + 1 :])
+    return Place(pattern, before, after, needs_more(pattern, target))

@@ -137,7 +137,34 @@ def printable(text: str, limit: int = 200) -> str:
     return escaped if len(escaped) <= limit else escaped[:limit] + "..."
 
 
-@cache
+class Shape:
+    """What holds of every element at one place of the document: its names, and what was found below it so far."""
+
+    __slots__ = ("attributes", "children", "known", "name", "pattern", "prefix", "repeats")
+
+    def __init__(self, name: str, pattern: str, repeats: frozenset[str], known: bool = True):
+        self.name = name
+        self.pattern = pattern
+        self.prefix = pattern + "." if pattern else ""
+        self.repeats = repeats
+        self.known = known
+        self.attributes: dict[str, tuple[str, str]] = {}
+        self.children: dict[str, tuple[Shape, bool]] = {}
+
+    def attribute(self, tag: str) -> tuple[str, str]:
+        """The path segment and the pattern of an attribute."""
+        name = _name(tag)[0]
+        found = self.attributes[tag] = (name, self.prefix + name)
+        return found
+
+    def child(self, tag: str) -> tuple[Shape, bool]:
+        """The shape of a child element, and whether its paths have an index even where it stands alone."""
+        name, known = _name(tag)
+        shape = Shape(name, self.prefix + name, self.repeats, known)
+        found = self.children[tag] = (shape, shape.pattern in self.repeats)
+        return found
+
+
 def _name(tag: str) -> tuple[str, bool]:
     """The path segment of a tag or attribute name, and whether its namespace is known."""
     if tag[0] != "{":
@@ -151,49 +178,53 @@ def _name(tag: str) -> tuple[str, bool]:
 def read(root: etree._Element, repeats: frozenset[str]) -> Document:
     """The leaves below a `<domain>` element. `repeats` are the element patterns that carry an index."""
     document = Document(Node(root, "", "", "domain", 0, 0, ()))
-    _walk(root, document.root, document, repeats)
+    _walk(root, document.root, document, _shape(repeats))
     return document
 
 
-def _walk(element: etree._Element, node: Node, document: Document, repeats: frozenset[str]) -> None:
-    prefix, pattern_prefix = (node.path + ".", node.pattern + ".") if node.pattern else ("", "")
-    for tag, value in element.items():
-        name, _ = _name(tag)
-        document.add(Leaf(prefix + name, pattern_prefix + name, value, node, tag))
-    texts = [element.text or ""]
+@cache
+def _shape(repeats: frozenset[str]) -> Shape:
+    return Shape("", "", repeats)
+
+
+def _walk(element: etree._Element, node: Node, document: Document, shape: Shape) -> None:
+    prefix = node.path + "." if node.path else ""
+    add = document.add
+    attributes = element.items()
+    for tag, value in attributes:
+        name, pattern = shape.attributes.get(tag) or shape.attribute(tag)
+        add(Leaf(prefix + name, pattern, value, node, tag))
+    text = element.text or ""
+    children = [(child, *(shape.children.get(child.tag) or shape.child(child.tag))) for child in element]
+    several = _several(children) if len(children) > 1 else ()
     counts: dict[str, int] = {}
-    children = [child for child in element if isinstance(child.tag, str)]
-    totals = None
-    for child in children:
-        name, known = _name(child.tag)
-        texts.append(child.tail or "")
-        pattern = pattern_prefix + name
-        index = counts.get(name, 0)
-        counts[name] = index + 1
-        indexed = pattern in repeats
-        if not indexed and len(children) > 1:
-            if totals is None:
-                totals = _totals(children)
-            indexed = totals[name] > 1
-        path = f"{prefix}{name}[{index}]" if indexed else prefix + name
-        child_node = Node(child, path, pattern, name, index, len(document.leaves) + 1, node.trail)
-        document.nodes.setdefault(pattern, []).append(child_node)
-        if known:
-            _walk(child, child_node, document, repeats)
+    for child, below, indexed in children:
+        name, index, path = below.name, 0, prefix + below.name
+        if indexed or name in several:
+            index = counts.get(name, 0)
+            counts[name] = index + 1
+            path = f"{path}[{index}]"
+        inner = Node(child, path, below.pattern, name, index, len(document.leaves) + 1, node.trail)
+        document.nodes.setdefault(below.pattern, []).append(inner)
+        if below.known:
+            _walk(child, inner, document, below)
         else:
-            subtree = etree.tostring(child, encoding="unicode", with_tail=False)
-            document.add(Leaf(path, pattern, subtree, child_node))
-    text = "".join(texts).strip()
-    if text or not (children or element.attrib):
-        document.add(Leaf(node.path, node.pattern, text, node))
+            add(Leaf(path, below.pattern, etree.tostring(child, encoding="unicode", with_tail=False), inner))
+        tail = child.tail
+        if tail and not tail.isspace():
+            text += tail
+    text = text.strip()
+    if text or not (children or attributes):
+        add(Leaf(node.path, node.pattern, text, node))
 
 
-def _totals(children: list[etree._Element]) -> dict[str, int]:
-    totals: dict[str, int] = {}
-    for child in children:
-        name, _ = _name(child.tag)
-        totals[name] = totals.get(name, 0) + 1
-    return totals
+def _several(children: list[tuple[etree._Element, Shape, bool]]) -> set[str]:
+    """The names that more than one of the elements has."""
+    once: set[str] = set()
+    several: set[str] = set()
+    for _, shape, _ in children:
+        (several if shape.name in once else once).add(shape.name)
+    return several
 
 
 def redact(leaf: Leaf) -> None:

@@ -151,6 +151,7 @@ class Implied:
 
     each: str
     leaf: str
+    pattern: str
     value: str
     where: tuple[tuple[str, tuple[str, ...]], ...]
 
@@ -444,14 +445,9 @@ def _implied(path: Path) -> list[Implied]:
     for row in rows:
         _strict(row, ("each", "leaf", "value", "where"), f"{path}: {row.get('leaf')}")
         where = _strict_mapping(row.get("where", {}), f"{path}")
-        result.append(
-            Implied(
-                row.get("each", ""),
-                row["leaf"],
-                row["value"],
-                tuple((name, _texts(values, f"{path}")) for name, values in where.items()),
-            )
-        )
+        each, leaf = row.get("each", ""), row["leaf"]
+        known = tuple((name, _texts(values, f"{path}")) for name, values in where.items())
+        result.append(Implied(each, leaf, f"{each}.{leaf}" if each else leaf, row["value"], known))
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EFI_IMAGE = re.compile(r"ovmf|aavmf|edk2|efi", re.IGNORECASE)
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Sign:
     """One word about some leaves. `row` names the flag's text in the rule; `path` and `value` are a write's."""
 
@@ -104,19 +104,29 @@ class View:
     """What a rule sees of one element: the leaves it owns and those it may read. Paths are relative to the element.
 
     A path that begins with `/` is relative to the domain. Seeing anything else is an error of the rule.
-    `key` names the element's item in the lists it writes to, `device` is its name on the source.
     """
 
-    __slots__ = ("_allowed", "_document", "_prefix", "device", "key", "node", "owned")
+    __slots__ = ("_allowed", "_document", "_key", "_prefix", "node", "owned")
 
-    def __init__(self, node: Node, key: str, device: str, owned: list[Leaf], document: Document, allowed: Any):
+    def __init__(
+        self,
+        node: Node,
+        owned: list[Leaf],
+        document: Document,
+        allowed: Callable[[str], bool],
+        key: Callable[[], str],
+    ):
         self.node = node
-        self.key = key
-        self.device = device
         self.owned = owned
         self._document = document
         self._prefix = node.path + "." if node.path else ""
         self._allowed = allowed
+        self._key = key
+
+    @property
+    def key(self) -> str:
+        """What names the element's item in the lists that the rule writes to."""
+        return self._key()
 
     def leaf(self, path: str) -> Leaf | None:
         """The leaf at an indexed path, or None."""

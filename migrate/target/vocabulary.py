@@ -238,6 +238,12 @@ def missing(path: str, value: Any, target: Target) -> str | None:
     return next((why for wanted, why in rows if wanted is None or wanted == text), None)
 
 
+def needs_more(pattern: str, target: Target) -> bool:
+    """Whether the target lacks a pattern, or some of its values."""
+    lack, rows = _reach(pattern, target)
+    return bool(lack or rows)
+
+
 @cache
 def _reach(pattern: str, target: Target) -> tuple[str | None, tuple[tuple[str | None, str], ...]]:
     """Why the target lacks a pattern, else why it lacks some of its values: (value or None for all, why)."""
