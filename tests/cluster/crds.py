@@ -42,7 +42,6 @@ OTHERS = (
     ("cdi.kubevirt.io", ("v1beta1",), "StorageProfile", "storageprofiles", False),
     ("cdi.kubevirt.io", ("v1beta1",), "CDIConfig", "cdiconfigs", False),
     ("cdi.kubevirt.io", ("v1beta1",), "CDI", "cdis", False),
-    ("upload.cdi.kubevirt.io", ("v1beta1",), "UploadTokenRequest", "uploadtokenrequests", True),
     ("k8s.cni.cncf.io", ("v1",), "NetworkAttachmentDefinition", "network-attachment-definitions", True),
 )
 

@@ -116,7 +116,7 @@ def _processes(folder: Path) -> Iterator[Path]:
         yield _kubeconfig(folder, port, certificate.read_bytes())
     finally:
         for process in reversed(started):
-            process.terminate()
+            process.kill()  # An API server that is asked to end waits for every watch.
         for process in started:
             process.wait(30)
 
