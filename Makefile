@@ -20,8 +20,8 @@ bench: ## Measure planning, copying and start-up (after make test, which install
 	$(PYTHON) bench/cli.py
 	$(PYTHON) -m bench.copy
 
-corpus: ## Plan the domains of libvirt's own tests, from Debian's source package; print counts and promises not kept (after make test)
-	$(PYTHON) tests/corpus/run.py "$$(tests/corpus/fetch.sh)"
+corpus: ## Plan the domains of libvirt's own tests, of every release in Debian or below FROM=folders; print counts and broken promises
+	$(PYTHON) tests/corpus/run.py $(or $(FROM),$$(find $$(tools/libvirt-releases.sh) -maxdepth 1 -name tests))
 
 pages: ## Write the rules' pages, mappings/pages/, anew
 	$(PYTHON) -m migrate.pages mappings/pages
@@ -30,6 +30,5 @@ lint: ## Check style and format
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 
-vocabulary: ## Write the vocabularies anew: FROM=a folder of KubeVirt schemas, a CRD file, or a folder of libvirt RNG schemas
-	@test -n "$(FROM)" || { echo "make vocabulary: say FROM=PATH, a folder of KubeVirt schemas, a CRD file or libvirt's schemas" >&2; exit 2; }
-	$(PYTHON) tools/$(if $(wildcard $(FROM)/domain.rng),libvirt,kubevirt)_vocabulary.py $(FROM)
+vocabulary: ## Write libvirt's vocabulary anew from every release in Debian, or KubeVirt's from FROM=a folder of schemas or a CRD file
+	$(PYTHON) tools/$(if $(FROM),kubevirt_vocabulary.py $(FROM),libvirt_vocabulary.py $$(tools/libvirt-releases.sh | sed 's,$$,/schemas,'))

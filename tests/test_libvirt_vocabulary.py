@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from migrate.mapping.vocabulary import Leaf, dump, load, parse_lines
+from migrate.data import data_path
+from migrate.mapping.vocabulary import FILE, Leaf, dump, load, parse_lines
 
 TOOLS = Path(__file__).parent.parent / "tools"
 
@@ -100,6 +101,14 @@ def test_every_leaf_of_the_installed_schema_is_shipped(tool):
     shipped = load()
     for path in tool.vocabulary([Path(tool.INSTALLED)]):
         assert path.replace("[]", "") in shipped.paths
+
+
+def test_the_shipped_leaves_are_of_the_oldest_and_the_newest_release_and_stand_once_each():
+    lines = [path for path, _ in parse_lines(data_path(*FILE).read_text())]
+    assert len(lines) == len({path.replace("[]", "") for path in lines})
+    # The first is in libvirt 7.0 and gone since, the second has come with 12.8.
+    assert {"devices.smartcard[].alias.name", "cputune.energytune[].vcpus"} <= set(lines)
+    assert "devices.disk[].source.encryption.secret[].uuid" in lines
 
 
 def test_the_file_is_read_as_it_is_written():

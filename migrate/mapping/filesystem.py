@@ -30,6 +30,8 @@ def needed_gate(target: Target) -> str:
 def gate(view: View, context: Context) -> tuple[str, str] | str | None:
     """Lets a folder through whose files have a claim in the cluster."""
     driver = view.text("driver.type")
+    if driver == "mtp":
+        return driver
     if view.text("type") != "mount" or driver not in DRIVERS:
         return "container"
     path = folder(view.node, context)

@@ -33,8 +33,9 @@ def names(node: Node, context: Context) -> list[str]:
         return [text("source.address.uuid")]
     if kind == "usb":
         ids = f"{_hex(text('source.vendor.id'))}:{_hex(text('source.product.id'))}"
-        place = f"{text('source.address.bus')}.{text('source.address.device')}"
-        return [name for name in (ids, place) if len(name) > 1]
+        bus = text("source.address.bus")
+        place, port = f"{bus}.{text('source.address.device')}", f"{bus}-{text('source.address.port')}"
+        return [name for name in (ids, place, port) if name[:1].isalnum() and name[-1:].isalnum()]
     return []
 
 

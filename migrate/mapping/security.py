@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from migrate.mapping.paths import printable
 from migrate.mapping.signs import Context, Sign, View, flag, write
 
 # Bits of the SEV policy, of the AMD SEV API specification.
@@ -13,13 +14,11 @@ ENCRYPTED_STATE = 4
 
 def launch(view: View, context: Context) -> Iterator[Sign]:
     """The kind of memory encryption, and of SEV whether registers are encrypted too."""
-    kind = view.text("launchSecurity.type")
+    kind, policy = view.text("launchSecurity.type"), view.text("launchSecurity.policy")
     if kind == "sev":
-        policy = _number(view.text("launchSecurity.policy"))
-        yield write(
-            view.owned, "domain.launchSecurity.sev.policy.encryptedState", policy & ENCRYPTED_STATE == ENCRYPTED_STATE
-        )
-        if not policy & NO_DEBUG:
+        bits = _number(policy)
+        yield write(view.owned, "domain.launchSecurity.sev.policy.encryptedState", bool(bits & ENCRYPTED_STATE))
+        if not bits & NO_DEBUG:
             yield flag(view.owned, "debug")
     elif kind == "sev-snp":
         yield write(view.owned, "domain.launchSecurity.snp", {})
@@ -28,7 +27,7 @@ def launch(view: View, context: Context) -> Iterator[Sign]:
     else:
         yield flag(view.owned, "secure-execution" if kind == "s390-pv" else "unknown")
         return
-    yield flag(view.owned, "measurement")
+    yield flag(view.owned, "measurement", f"policy {printable(policy, 60)} before" if policy else None)
 
 
 def _number(text: str) -> int:

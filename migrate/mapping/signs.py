@@ -77,9 +77,9 @@ class Context:
 
     @property
     def firmware(self) -> Literal["bios", "efi"]:
-        """What the guest boots with: EFI by its choice of firmware, by flash, or by the name of its image."""
+        """What the guest boots with: EFI by choice, by flash or a store of variables, or by its image's name."""
         text = self.document.text
-        efi = text("os.firmware") == "efi" or text("os.loader.type") == "pflash"
+        efi = text("os.firmware") == "efi" or text("os.loader.type") == "pflash" or "os.varstore" in self.document.nodes
         return "efi" if efi or EFI_IMAGE.search(text("os.loader").rpartition("/")[2]) else "bios"
 
     @property

@@ -102,6 +102,17 @@ def blkio(view: View, context: Context) -> Iterator[Sign]:
     yield flag(view.owned, "unlimited" if throttled else "unweighted", told(view.owned))
 
 
+def resctrl(view: View, context: Context) -> Iterator[Sign]:
+    """Shares of cache and bandwidth are lost; what only counts their use is the host's."""
+    shared = {leaf.node.trail[1].path for leaf in view.owned if leaf.node.tag in ("cache", "node")}
+    kept = [leaf for leaf in view.owned if leaf.node.trail[1].path not in shared or leaf.node.tag == "monitor"]
+    taken = [leaf for leaf in view.owned if leaf not in kept]
+    if taken:
+        yield flag(taken, "lost", told(taken))
+    if kept:
+        yield ignore(kept, "It counts what the vCPUs use, for the source host's own statistics.")
+
+
 def lost(view: View, context: Context) -> Iterator[Sign]:
     """One finding for all leaves of a setting that has no place on the cluster."""
     yield flag(view.owned, "lost", told(view.owned))

@@ -1,6 +1,6 @@
-"""Plans every domain XML of a folder and holds each plan against the promises: `python tests/corpus/run.py FOLDER`.
+"""Plans every domain XML of folders and holds each plan against the promises: `python tests/corpus/run.py FOLDER...`.
 
-Prints the counts, then every broken promise; the exit code is 1 where there is one.
+Prints the counts of each folder, then every broken promise; the exit code is 1 where there is one.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _kind(refusal: Skipped) -> str:
 
 
 def main(folder: Path) -> int:
-    """Plans all, prints counts and broken promises."""
+    """Plans all of a folder, prints counts and broken promises."""
     rules, chosen, started = all_rules.load(), target("1.9"), time.monotonic()
     counts: dict[str, Counter[str]] = {name: Counter() for name in ("refused", "verdicts", "leaves", "types")}
     promises: list[str] = []
@@ -76,7 +76,8 @@ def main(folder: Path) -> int:
         counts["types"][parse(xml, "").get("type", "none")] += 1
         promises += [f"{item.vm.url}: {what}" for what in broken(item, xml, chosen)]
     domains = counts["verdicts"].total()
-    print(f"{domains + counts['refused'].total()} files, {domains} domains, {time.monotonic() - started:.1f} s")
+    files_there = domains + counts["refused"].total()
+    print(f"{folder}: {files_there} files, {domains} domains, {time.monotonic() - started:.1f} s")
     for name, counter in counts.items():
         print(
             f"{name}: {counter.total()} (" + ", ".join(f"{kind} {count}" for kind, count in counter.most_common()) + ")"
@@ -87,6 +88,6 @@ def main(folder: Path) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(Path(sys.argv[1])))
+        sys.exit(max(main(Path(name)) for name in sys.argv[1:]))
     except Refused as refusal:
         sys.exit(f"corpus: {refusal}")

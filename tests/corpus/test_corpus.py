@@ -54,6 +54,6 @@ def test_the_counts_are_printed(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     (tmp_path / "bad.xml").write_text("<domain>")
     assert main(tmp_path) == 0
     said = capsys.readouterr().out
-    assert "3 files, 1 domains" in said
+    assert f"{tmp_path}: 3 files, 1 domains" in said
     assert "refused: 2 (" in said
     assert "broken promises: 0" in said

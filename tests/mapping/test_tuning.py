@@ -43,3 +43,11 @@ def test_a_quota_is_told_as_the_limit_it_would_be(run: Callable, rules: Rules) -
     book = run("<vcpu>4</vcpu><cputune><quota>25000</quota></cputune>", rules)
     found = [finding for entry in book.entries for finding in entry.findings if finding.rule == "cpu-quota"]
     assert "limits.cpu: 1.00" in found[0].because
+
+
+def test_what_only_counts_is_no_loss_and_a_share_beside_it_is_one(run: Callable, rules: Rules) -> None:
+    shared = "<cachetune vcpus='0'><cache id='0' level='3' size='3'/><monitor level='3' vcpus='0'/></cachetune>"
+    book = run(f"<cputune>{shared}<cachetune vcpus='1'><monitor level='3' vcpus='1'/></cachetune></cputune>", rules)
+    fates = {entry.path: entry.fate for entry in book.entries if entry.rule == "cpu-cache-bandwidth"}
+    assert fates["cputune.cachetune[0].vcpus"] == fates["cputune.cachetune[0].cache[0].size"] == "flag"
+    assert fates["cputune.cachetune[0].monitor[0].level"] == fates["cputune.cachetune[1].vcpus"] == "ignore"
