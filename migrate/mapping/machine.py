@@ -74,7 +74,7 @@ def _boot(leaf: Leaf, node: Node, place: int, context: Context) -> Sign:
         return write(leaf, f"domain.devices.interfaces[interface-{node.index}].bootOrder", place)
     if leaf.value == "fd":
         return flag(leaf, "floppy")
-    if disk.gate(View(node, [], context.document, lambda _: True, str), context):
+    if not disk.carried(node, context):
         return flag(leaf, "not-carried")
     key = item_key(context.document.text(f"{node.path}.target.dev"))
     return write(leaf, f"domain.devices.disks[{key}].bootOrder", place)

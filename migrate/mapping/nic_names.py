@@ -14,7 +14,7 @@ from itertools import count
 from migrate.mapping import disk, watchdog
 from migrate.mapping.devices import pci, transitional
 from migrate.mapping.paths import Node
-from migrate.mapping.signs import Context, View
+from migrate.mapping.signs import Context
 
 X86 = ("x86_64", "i686")
 # i440FX machines: QEMU's, RHEL 6's and RHEL 7's.
@@ -139,7 +139,7 @@ def _virtio_disks(context: Context) -> int:
     """How many of the disks are channel devices on KubeVirt; libvirt numbers them before the interfaces."""
     return sum(
         disk.target_bus(text(f"{node.path}.device"), text(f"{node.path}.target.bus"), context.arch) == "virtio"
-        and not disk.gate(View(node, "", "", [], context.document, lambda _: True), context)
+        and disk.carried(node, context)
         for text in [context.document.text]
         for node in context.document.nodes.get("devices.disk", ())
     )
