@@ -12,7 +12,7 @@ from typing import Any
 from migrate import site as sites
 from migrate.inventory import Inventory
 from migrate.mapping import filesystem, hostdev, interface, ledger, vocabulary
-from migrate.mapping.paths import parse, printable, read
+from migrate.mapping.paths import parse, printable
 from migrate.mapping.rules import Rules
 from migrate.mapping.signs import Context
 from migrate.model import VM, Disk, Refused
@@ -69,7 +69,7 @@ def draft(inventory: Inventory, rules: Rules) -> str:
 
 def _needs(vm: VM, rules: Rules) -> Iterator[tuple[str, str]]:
     """The section and the line of each thing of a VM that can be decided."""
-    document = read(parse(vm.xml, vm.name), vocabulary.load().repeatable)
+    document = vocabulary.read(parse(vm.xml, vm.name))
     ledger.imply(document, rules)
     context = Context(vm, document, Site(), target(versions()[-1]), {})
     for kind, names in (("host", [vm.host]), ("project", [vm.project]), ("tag", vm.tags)):

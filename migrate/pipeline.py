@@ -18,7 +18,7 @@ from migrate import sources, state, transfer
 from migrate.collisions import Collisions
 from migrate.inventory import Inventory
 from migrate.mapping import ledger, vocabulary
-from migrate.mapping.paths import Document, parse, printable, read, redact
+from migrate.mapping.paths import Document, parse, printable, redact
 from migrate.mapping.rules import Rules
 from migrate.mapping.signs import Context
 from migrate.model import (
@@ -109,7 +109,7 @@ def _clean(xml: bytes, name: str, rules: Rules) -> bytes:
     from lxml import etree
 
     root = parse(xml, name)
-    ledger.redact_secrets(read(root, vocabulary.load().repeatable), rules)
+    ledger.redact_secrets(vocabulary.read(root), rules)
     return etree.tostring(root, encoding="utf-8", xml_declaration=False) + b"\n"
 
 
@@ -121,7 +121,7 @@ def translate(vm: VM, rules: Rules, target: Target, site: Site, today: date = da
     """
     site = site.of(vm)
     vm = _sized(vm, site)
-    document = read(parse(vm.xml, vm.name), vocabulary.load().repeatable)
+    document = vocabulary.read(parse(vm.xml, vm.name))
     ledger.imply(document, rules)
     context = Context(vm, document, site, target, {disk.target: disk for disk in vm.disks})
     book = ledger.run(document, rules, context)
@@ -264,7 +264,7 @@ def _state(vm: VM, book: ledger.Ledger, rules: Rules, context: Context) -> Itera
     """What of the VM's state on its source is in the way, and where the running guest differs from its definition."""
     remarks = list(state.remarks(vm))
     if vm.live:
-        document = read(parse(vm.live, vm.name), vocabulary.load().repeatable)
+        document = vocabulary.read(parse(vm.live, vm.name))
         ledger.imply(document, rules)
         known = {disk.target: disk for disk in vm.disks}
         disks = [known.get(disk.target, disk) for disk in domains.disks(document.root.element)]

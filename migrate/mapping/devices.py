@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from migrate.mapping.paths import Leaf, Node, printable
@@ -36,6 +36,11 @@ def pci(node: Node, context: Context, name: str) -> str:
     if any(not 0 <= part <= limit for part, limit in zip(parts, PCI_LIMITS.values(), strict=True)):
         return ""
     return "{:04x}:{:02x}:{:02x}.{:x}".format(*parts)
+
+
+def shut(gate: Callable[[View, Context], object], node: Node, context: Context) -> bool:
+    """Whether the gate of another family of rules keeps an element out of the VM."""
+    return gate(View(node, [], context.document, lambda _: True, str), context) is not None
 
 
 def lost(view: View, context: Context) -> Iterator[Sign]:

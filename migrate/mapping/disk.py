@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from migrate.mapping.paths import Leaf, Node
+from migrate.mapping.paths import Leaf
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 from migrate.model import Disk, short_hash
 from migrate.site import Storage
@@ -90,11 +90,6 @@ def gate(view: View, context: Context) -> str | None:
             return "no-source"
         return None if context.target.enabled("DeclarativeHotplugVolumes") else "empty-cdrom"
     return None
-
-
-def carried(node: Node, context: Context) -> bool:
-    """Whether a disk of the domain comes along at all."""
-    return not gate(View(node, [], context.document, lambda _: True, str), context)
 
 
 def item(view: View, context: Context) -> Iterator[Sign]:

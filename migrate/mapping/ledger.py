@@ -212,7 +212,9 @@ class _Run:
     def _gate(self, gate: Rule, node: Node) -> tuple[Row, str | None] | None:
         """The row that shuts the gate for an element, with a detail, or None where the element passes."""
         if gate.function:
-            answer = gate.function(View(node, [], self.document, gate.allowed, lambda: self.key(gate, node)), self.context)
+            answer = gate.function(
+                View(node, [], self.document, gate.allowed, lambda: self.key(gate, node)), self.context
+            )
             if answer is None:
                 return None
             row, detail = answer if isinstance(answer, tuple) else (answer, None)

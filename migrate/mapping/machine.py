@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from migrate.mapping import disk
+from migrate.mapping.devices import shut
 from migrate.mapping.ledger import item_key
 from migrate.mapping.paths import Leaf, Node
 from migrate.mapping.signs import Context, Sign, View, flag, ignore, write
@@ -74,7 +75,7 @@ def _boot(leaf: Leaf, node: Node, place: int, context: Context) -> Sign:
         return write(leaf, f"domain.devices.interfaces[interface-{node.index}].bootOrder", place)
     if leaf.value == "fd":
         return flag(leaf, "floppy")
-    if not disk.carried(node, context):
+    if shut(disk.gate, node, context):
         return flag(leaf, "not-carried")
     key = item_key(context.document.text(f"{node.path}.target.dev"))
     return write(leaf, f"domain.devices.disks[{key}].bootOrder", place)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from itertools import count
+from itertools import count, islice
 
-from migrate.mapping import disk, watchdog
-from migrate.mapping.devices import pci, transitional
+from migrate.mapping import disk, filesystem, sound, watchdog
+from migrate.mapping.devices import pci, shut, transitional
 from migrate.mapping.paths import Node
 from migrate.mapping.signs import Context
 
@@ -118,6 +118,7 @@ def after(node: Node, context: Context, places: Mapping[str, str]) -> str | None
     free = (bus for bus in count(1) if bus not in taken)
     # The bridge for conventional devices gets a port first, and the guest counts the bus behind it next.
     bridge = next(free) if len(express) < len(places) or _conventional(context) else None
+    free = islice(free, _filesystems(context), None)
     buses = {path: int(places[path][5:7], 16) if places[path] else next(free) for path in express}
     bus = buses[node.path]
     return f"enp{bus + 1 if bridge and bus > bridge else bus}s0"
@@ -125,21 +126,25 @@ def after(node: Node, context: Context, places: Mapping[str, str]) -> str | None
 
 def _conventional(context: Context) -> bool:
     """Whether the VM has a sound card or watchdog that sits on a conventional bridge."""
-    if context.arch not in X86:
-        return False
     text, nodes = context.document.text, context.document.nodes
-    sounds = [text(f"{node.path}.model") for node in nodes.get("devices.sound", ())]
+    sounds = [node for node in nodes.get("devices.sound", ()) if text(f"{node.path}.model") == "ac97"]
     watchdogs = [node for node in nodes.get("devices.watchdog", ()) if text(f"{node.path}.model") != watchdog.BUILT_IN]
-    return next((model for model in sounds if model != "pcspk"), "") == "ac97" or (
-        bool(watchdogs) and text(f"{watchdogs[0].path}.action") != "none"
+    return not all(shut(sound.gate, node, context) for node in sounds) or not all(
+        shut(watchdog.gate, node, context) for node in watchdogs
     )
 
 
 def _virtio_disks(context: Context) -> int:
     """How many of the disks are channel devices on KubeVirt; libvirt numbers them before the interfaces."""
+    text = context.document.text
     return sum(
         disk.target_bus(text(f"{node.path}.device"), text(f"{node.path}.target.bus"), context.arch) == "virtio"
-        and disk.carried(node, context)
-        for text in [context.document.text]
         for node in context.document.nodes.get("devices.disk", ())
+        if not shut(disk.gate, node, context)
     )
+
+
+def _filesystems(context: Context) -> int:
+    """How many file systems the VM has; libvirt gives them ports before the interfaces."""
+    nodes = context.document.nodes.get("devices.filesystem", ())
+    return sum(not shut(filesystem.gate, node, context) for node in nodes)

@@ -13,6 +13,7 @@ from migrate.model import REDACTED, Refused
 MAX_BYTES = 16 * 1024 * 1024
 # libxml2 keeps some 150 bytes an element and some 200 an attribute; this bounds a document to about 100 MB.
 MAX_MARKUP = 300_000
+REPEATED = "repeated"
 
 # Namespaces that libvirt and the tools above it write into domain XML, by URI, with the prefix that stands in paths.
 PREFIXES = {
@@ -140,14 +141,17 @@ def printable(text: str, limit: int = 200) -> str:
 class Shape:
     """What holds of every element at one place of the document: its names, and what was found below it so far."""
 
-    __slots__ = ("attributes", "children", "known", "name", "pattern", "prefix", "repeats")
+    __slots__ = ("again", "attributes", "children", "known", "name", "pattern", "prefix", "repeats", "single")
 
-    def __init__(self, name: str, pattern: str, repeats: frozenset[str], known: bool = True):
+    def __init__(self, name: str, pattern: str, repeats: frozenset[str], single: frozenset[str], known: bool = True):
         self.name = name
         self.pattern = pattern
         self.prefix = pattern + "." if pattern else ""
         self.repeats = repeats
+        self.single = single
         self.known = known
+        # Of a second element where libvirt knows one.
+        self.again = Shape(name, f"{REPEATED}.{pattern}", repeats, single, known) if pattern in single else None
         self.attributes: dict[str, tuple[str, str]] = {}
         self.children: dict[str, tuple[Shape, bool]] = {}
 
@@ -160,7 +164,7 @@ class Shape:
     def child(self, tag: str) -> tuple[Shape, bool]:
         """The shape of a child element, and whether its paths have an index even where it stands alone."""
         name, known = _name(tag)
-        shape = Shape(name, self.prefix + name, self.repeats, known)
+        shape = Shape(name, self.prefix + name, self.repeats, self.single, known)
         found = self.children[tag] = (shape, shape.pattern in self.repeats)
         return found
 
@@ -175,16 +179,20 @@ def _name(tag: str) -> tuple[str, bool]:
     return (f"{prefix}:{local}", True) if prefix else (f"other:{local}", False)
 
 
-def read(root: etree._Element, repeats: frozenset[str]) -> Document:
-    """The leaves below a `<domain>` element. `repeats` are the element patterns that carry an index."""
+def read(root: etree._Element, repeats: frozenset[str], single: frozenset[str] = frozenset()) -> Document:
+    """The leaves below a `<domain>` element. `repeats` are the element patterns that carry an index.
+
+    Of an element that is there several times and is of those that are `single` the first has the plain path; the
+    patterns of the others begin with `repeated`.
+    """
     document = Document(Node(root, "", "", "domain", 0, 0, ()))
-    _walk(root, document.root, document, _shape(repeats))
+    _walk(root, document.root, document, _shape(repeats, single))
     return document
 
 
 @cache
-def _shape(repeats: frozenset[str]) -> Shape:
-    return Shape("", "", repeats)
+def _shape(repeats: frozenset[str], single: frozenset[str]) -> Shape:
+    return Shape("", "", repeats, single)
 
 
 def _walk(element: etree._Element, node: Node, document: Document, shape: Shape) -> None:
@@ -203,7 +211,8 @@ def _walk(element: etree._Element, node: Node, document: Document, shape: Shape)
         if indexed or name in several:
             index = counts.get(name, 0)
             counts[name] = index + 1
-            path = f"{path}[{index}]"
+            path = f"{path}[{index}]" if index or not below.again else path
+            below = below.again or below if index else below
         inner = Node(child, path, below.pattern, name, index, len(document.leaves) + 1, node.trail)
         document.nodes.setdefault(below.pattern, []).append(inner)
         if below.known:

@@ -10,7 +10,11 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Literal, NamedTuple
 
+from lxml import etree
+
 from migrate.data import data_path
+from migrate.mapping import paths
+from migrate.mapping.paths import Document
 
 FILE = ("mappings", "vocabulary", "libvirt.txt")
 
@@ -23,10 +27,11 @@ class Leaf(NamedTuple):
 
 
 class LibvirtVocabulary(NamedTuple):
-    """Leaves by pattern (dotted, without brackets), and the patterns of the elements that need an index."""
+    """Leaves by pattern (dotted, without brackets), and the patterns of elements: which repeat, which are single."""
 
     paths: dict[str, Leaf]
     repeatable: frozenset[str]
+    single: frozenset[str]
 
 
 def parse_lines(text: str) -> Iterator[tuple[str, Leaf]]:
@@ -52,12 +57,21 @@ def dump(leaves: Mapping[str, Leaf]) -> str:
 @cache
 def load() -> LibvirtVocabulary:
     """The shipped vocabulary."""
-    paths: dict[str, Leaf] = {}
+    leaves: dict[str, Leaf] = {}
     repeatable: set[str] = set()
     for path, leaf in parse_lines(data_path(*FILE).read_text()):
-        paths[path.replace("[]", "")] = leaf
+        leaves[path.replace("[]", "")] = leaf
         end = path.find("[]")
         while end != -1:
             repeatable.add(path[:end].replace("[]", ""))
             end = path.find("[]", end + 2)
-    return LibvirtVocabulary(paths, frozenset(repeatable))
+    elements = {path for path, leaf in leaves.items() if leaf.kind != "attribute"}
+    for path in leaves:
+        while path := path.rpartition(".")[0]:
+            elements.add(path)
+    return LibvirtVocabulary(leaves, frozenset(repeatable), frozenset(elements - repeatable))
+
+
+def read(root: etree._Element) -> Document:
+    """The leaves below a `<domain>` element, told apart as libvirt does."""
+    return paths.read(root, load().repeatable, load().single)

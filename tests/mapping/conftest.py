@@ -11,7 +11,7 @@ from lxml import etree
 from migrate import site as sites
 from migrate.mapping import ledger, vocabulary
 from migrate.mapping import rules as all_rules
-from migrate.mapping.paths import parse, read
+from migrate.mapping.paths import parse
 from migrate.mapping.signs import Context
 from migrate.model import VM, Disk
 from migrate.target.vocabulary import target
@@ -46,7 +46,7 @@ def _run(xml: str, rules: all_rules.Rules, example: dict[str, Any] | None = None
         for name, facts in (settings.get("disks") or {}).items()
     ]
     vm = VM("vm", UUID, "libvirt", "qemu://host/system", "qemu:///system", "host", "vm", disks=disks, xml=document(xml))
-    found = read(parse(vm.xml, "example"), vocabulary.load().repeatable)
+    found = vocabulary.read(parse(vm.xml, "example"))
     ledger.imply(found, rules)
     chosen = target(settings.get("kubevirt", "1.9"), settings.get("gates", ""))
     site = sites.checked(settings.get("site") or {}, "example")

@@ -196,6 +196,15 @@ def test_each_interface_has_its_names_by_the_order_and_the_places_of_all(run: Ca
     ]
 
 
+def test_file_systems_come_before_the_interfaces(run: Callable, rules: Rules) -> None:
+    folder = (
+        "<filesystem type='mount'><driver type='virtiofs'/><source dir='/srv/{0}'/><target dir='{0}'/></filesystem>"
+    )
+    site = {"site": {"filesystems": {"/srv/a": "a", "/srv/b": "b"}}, "gates": "+EnableVirtioFsStorageVolumes"}
+    devices = "".join(folder.format(name) for name in "abc") + _new() + "<sound model='ac97'/>"
+    assert _named(run(f"{Q35}<devices>{devices}</devices>", rules, site)) == "unknown before, enp5s0 after"
+
+
 def test_channel_devices_are_numbered_after_the_virtio_disks(run: Callable, rules: Rules) -> None:
     drive = "<disk type='file'{0}><source file='/d/{1}'/><target dev='{1}' bus='{2}'/></disk>"
     drives = drive.format("", "vda", "virtio") + drive.format("", "sda", "scsi") + drive.format("", "vdb", "virtio")

@@ -20,7 +20,7 @@ from lxml import etree
 from migrate import site as sites
 from migrate.mapping import ledger, vocabulary
 from migrate.mapping import rules as all_rules
-from migrate.mapping.paths import PREFIXES, Document, Leaf, parse, read
+from migrate.mapping.paths import PREFIXES, Document, Leaf, parse
 from migrate.mapping.signs import EFI_IMAGE, Context
 from migrate.model import REDACTED, VM, Entry
 from migrate.sources import _domain
@@ -78,7 +78,7 @@ class Outcome:
 
 
 def _outcome(root: etree._Element) -> Outcome:
-    document = read(root, KNOWN.repeatable)
+    document = vocabulary.read(root)
     ledger.imply(document, RULES)
     disks = _domain.disks(root)
     places = [(disk.path, disk.pool, disk.volume, disk.format) for disk in disks]
@@ -196,7 +196,7 @@ def _first_of_its_kind() -> dict[tuple[str, str], Path]:
     """The domain in which a leaf of a pattern and value is tried: the first that has it."""
     first: dict[tuple[str, str], Path] = {}
     for path in DOMAINS:
-        for leaf in read(parse(path.read_bytes(), path.name), KNOWN.repeatable).leaves:
+        for leaf in vocabulary.read(parse(path.read_bytes(), path.name)).leaves:
             first.setdefault((leaf.pattern, leaf.value), path)
     return first
 
@@ -260,7 +260,7 @@ def _grow(root: etree._Element, document: Document, pattern: str, depth: int, va
 @pytest.mark.parametrize("part", range(4))
 def test_a_leaf_that_is_added_is_seen(part: int) -> None:
     sources = {path: path.read_bytes() for path in DOMAINS if path.parent.name == "golden"}
-    documents = {path: read(parse(data, path.name), KNOWN.repeatable) for path, data in sources.items()}
+    documents = {path: vocabulary.read(parse(data, path.name)) for path, data in sources.items()}
     before = {path: _outcome(document.root.element) for path, document in documents.items()}
     wrong = []
     for pattern in sorted(KNOWN.paths)[part::4]:
@@ -269,7 +269,7 @@ def test_a_leaf_that_is_added_is_seen(part: int) -> None:
             continue
         for value in [*KNOWN.paths[pattern].values[:3], "7"]:
             root = parse(sources[path], path.name)
-            element = _grow(root, read(root, KNOWN.repeatable), pattern, depth, value)
+            element = _grow(root, vocabulary.read(root), pattern, depth, value)
             after = _outcome(root)
             grown = next(
                 leaf for leaf in after.document.leaves if leaf.node.element is element and leaf.pattern == pattern

@@ -18,6 +18,21 @@ def leaves(xml: str) -> dict[str, str]:
     return {leaf.path: leaf.value for leaf in read(parse(xml.encode(), "x"), REPEATS).leaves}
 
 
+def test_of_an_element_that_libvirt_knows_once_the_first_has_the_path() -> None:
+    xml = "<domain><memory unit='KiB'>8</memory><a><b/><b/></a><memory>9<b/><b c='1'/></memory><memory/></domain>"
+    document = read(parse(xml.encode(), "x"), REPEATS, frozenset({"memory", "a"}))
+    assert [(leaf.path, leaf.pattern) for leaf in document.leaves] == [
+        ("memory.unit", "memory.unit"),
+        ("memory", "memory"),
+        ("a.b[0]", "a.b"),
+        ("a.b[1]", "a.b"),
+        ("memory[1].b[0]", "repeated.memory.b"),
+        ("memory[1].b[1].c", "repeated.memory.b.c"),
+        ("memory[1]", "repeated.memory"),
+        ("memory[2]", "repeated.memory"),
+    ]
+
+
 def test_attributes_texts_and_bare_elements_are_leaves() -> None:
     xml = "<domain type='kvm'><memory unit='KiB'> 8 </memory><features><acpi/></features><!-- no --></domain>"
     assert leaves(xml) == {"type": "kvm", "memory.unit": "KiB", "memory": "8", "features.acpi": ""}

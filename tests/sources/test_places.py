@@ -8,7 +8,7 @@ from sources.daemon import Daemon
 from migrate import site as sites
 from migrate.mapping import ledger, nic_names, vocabulary
 from migrate.mapping import rules as all_rules
-from migrate.mapping.paths import parse, read
+from migrate.mapping.paths import parse
 from migrate.mapping.signs import Context
 from migrate.model import VM
 from migrate.target.vocabulary import target
@@ -32,7 +32,7 @@ def _nic(model: str = "virtio-non-transitional", bus: int | None = None) -> str:
 def _context(xml: str) -> Context:
     """What rules see of a domain."""
     vm = VM("launched", "", "libvirt", "", "", "", "launched", xml=xml.encode())
-    document = read(parse(vm.xml, vm.name), vocabulary.load().repeatable)
+    document = vocabulary.read(parse(vm.xml, vm.name))
     ledger.imply(document, all_rules.load())
     return Context(vm, document, sites.checked({}, "none"), target("1.9"), {})
 
