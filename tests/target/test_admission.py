@@ -6,6 +6,7 @@ from fractions import Fraction
 import pytest
 
 from migrate.target.admission import refusals
+from migrate.target.admission.pods import PREFERRED, REQUIRED
 from migrate.target.admission.spec import amount
 from migrate.target.vocabulary import Target, strict, table, target, versions
 
@@ -119,7 +120,42 @@ def test_a_good_vm_passes(version):
     assert refusals(VM, [CLAIM], Target(version)) == []
 
 
+RANGE = {"start": 1, "end": 2, "protocol": "TCP"}
+GPU = {"deviceName": "example.org/gpu", "virtualGPUOptions": {"display": {}}}
+CLAIMED = {"name": "a", "resourceClaimName": "b"}
+REQUEST = {"claimName": "a", "requestName": "b"}
+ASKING = {"name": "a", **REQUEST}
+SECRET = {"source": {"secret": {"secretName": "a"}}}
+BY_AGENT = SECRET | {"propagationMethod": {"qemuGuestAgent": {"users": ["a"]}}}
+CONFIG_DRIVE, NO_USER = {"configDrive": {}}, {"qemuGuestAgent": {"users": []}}
+SECONDARY_ONLY = [("networks", [{"name": "net1", "multus": {"networkName": "a"}}]), (f"{N}.0", ABSENT)]
+SPREAD = {"maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "DoNotSchedule"}
+
+
+def node_affinity(**required):
+    return (f"affinity.nodeAffinity.{REQUIRED}", required)
+
+
 ACCEPTED = [
+    [("domain.devices.watchdog", {"name": "dog"})],
+    [("domain.memory", ABSENT), ("domain.resources", {"limits": {"memory": "1Gi"}})],
+    [("domain.memory", {"maxGuest": "2Gi"}), ("domain.resources.requests", {"memory": "2Gi"})],
+    [("domain.memory", {"hugepages": {"pageSize": "2Mi"}})],
+    [(f"{V}.4", {"name": "unused", "emptyDisk": {"capacity": "1Gi"}})],
+    [(f"{V}.2", {"name": "sdc", "containerDisk": {"image": "a", "path": "/a/"}})],
+    [("domain.features.hypervPassthrough", {"enabled": False}), ("domain.features.hyperv", ABSENT)],
+    [(f"{N}.0.ports", [{"port": 80, "name": "http"}, {"port": 80, "protocol": "UDP"}])],
+    [(f"{N}.1.ports", [{"port": 0}])],
+    [(f"{N}.0.dhcpOptions", {"ntpServers": ["192.0.2.1"], "privateOptions": [{"option": 224, "value": "a"}]})],
+    [("readinessProbe", {"httpGet": {"port": 80}}), ("livenessProbe", {"exec": {"command": ["a"]}})],
+    [("readinessProbe", {"tcpSocket": {"port": 80}}), (N, ABSENT), ("networks", ABSENT)],
+    [("dnsPolicy", "None"), ("dnsConfig", {"nameservers": ["192.0.2.1", "2001:db8::1"], "searches": ["a.b"]})],
+    [("accessCredentials", [{"sshPublicKey": SECRET | {"propagationMethod": {"noCloud": {}}}}])],
+    [("accessCredentials", [{"userPassword": SECRET | {"propagationMethod": {"qemuGuestAgent": {}}}}])],
+    [("nodeSelector", {"a": ""}), ("tolerations", [{"operator": "Exists"}, {"key": "a", "value": "b"}])],
+    [("topologySpreadConstraints", [SPREAD, SPREAD | {"whenUnsatisfiable": "ScheduleAnyway"}])],
+    [node_affinity(nodeSelectorTerms=[{"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["1"]}]}])],
+    [(f"affinity.podAffinity.{REQUIRED}", [{"topologyKey": "a", "labelSelector": {"matchLabels": {"a": "b"}}}])],
     [*SIZED],
     [("domain.machine", ABSENT)],
     [("domain.machine.type", "")],
@@ -185,7 +221,6 @@ REFUSED = [
     ("feature-gate", [("VirtualMachine.spec.runStrategy", "WaitAsReceiver")]),
     ("feature-gate", [("domain.devices.hostDevices", [{"name": "gpu", "deviceName": "a/b"}])]),
     ("feature-gate", [("domain.cpu.dedicatedCpuPlacement", True)]),
-    ("update-volumes-strategy", [("VirtualMachine.spec.updateVolumesStrategy", "Never")]),
     ("architecture", [("architecture", "ppc64le")]),
     ("hostname", [("hostname", "a.b")]),
     ("subdomain", [("subdomain", "a_b")]),
@@ -224,7 +259,6 @@ REFUSED = [
     ("cpu-numa", [("domain.cpu.numa", {"guestMappingPassthrough": {}})]),
     ("cpu-realtime", [("domain.cpu.realtime", {})]),
     ("cpu-threads", [("domain.cpu", {"dedicatedCpuPlacement": True, "threads": 4})]),
-    ("cpu-dedicated", [("domain.cpu", {"dedicatedCpuPlacement": True})]),
     ("cpu-dedicated", [("domain.cpu.dedicatedCpuPlacement", True), ("domain.resources.requests", {"cpu": "1500m"})]),
     ("cpu-dedicated", [("domain.cpu.dedicatedCpuPlacement", True), ("domain.resources.limits", {"cpu": "3"})]),
     (
@@ -363,7 +397,6 @@ REFUSED = [
     ("video-type", [("domain.devices.video", {"type": "vga"}), ("architecture", "arm64")]),
     ("video-type", [("domain.devices.video", {"type": "vga"}), ("architecture", "s390x")]),
     ("video-detached", [("domain.devices.video", {"type": "vga"}), ("domain.devices.autoattachGraphicsDevice", False)]),
-    ("watchdog-model", [("domain.devices.watchdog", {"name": "dog"})]),
     ("watchdog-arch", [("domain.devices.watchdog", {"name": "dog", "diag288": {}})]),
     ("watchdog-arch", [("architecture", "s390x")]),
     ("watchdog-arch", [("architecture", "arm64")]),
@@ -374,6 +407,123 @@ REFUSED = [
     ("launch-security", [("domain.launchSecurity", {"sev": {}})]),
     ("launch-security", [("domain.launchSecurity", {"sev": {}, "tdx": {}})]),
     ("data-volume", [("VirtualMachine.spec.dataVolumeTemplates", [{"metadata": {"name": "a"}, "spec": {}}])]),
+    ("memory-missing", [("domain.memory", {"guest": "-1Gi"})]),
+    ("hyperv-passthrough", [("domain.features", {"smm": {}, "hypervPassthrough": {}})]),
+    ("video-type", [("domain.devices.video", {})]),
+    ("gpu-displays", [("domain.devices.gpus", [GPU | {"name": name} for name in "ab"])]),
+    ("instancetype-name", [("VirtualMachine.spec.instancetype", {})]),
+    ("preference-name", [("VirtualMachine.spec.preference", {"kind": "VirtualMachinePreference"})]),
+    ("disk-bus", [("architecture", "arm64"), (f"{D}.2.cdrom", {})]),
+    ("block-size", [(f"{D}.0", {"name": "vda", "blockSize": {"custom": {"logical": 4096, "physical": 4096}}})]),
+    ("lun-reservation", [(f"{D}.3.lun.reservation", True)]),
+    ("downward-metrics", [(f"{V}.0", {"name": "vda", "downwardMetrics": {}}), (f"{D}.0", {"name": "vda"})]),
+    ("container-path", [(f"{V}.4", {"name": "a", "containerPath": {"path": "/a"}})]),
+    ("container-path", [(f"{V}.4", {"name": "a", "containerPath": {"path": "/a/../b"}})]),
+    ("container-path", [(f"{V}.4", {"name": "a", "containerPath": {"path": "/var/run/kubevirt/a"}})]),
+    ("container-path", [(f"{V}.4", {"name": "a", "containerPath": {"path": "/a", "readOnly": False}})]),
+    ("image-path", [(f"{V}.2", {"name": "sdc", "containerDisk": {"image": "a", "path": "/a//"}})]),
+    ("nic-ports", [(f"{N}.0.ports", [{"port": 80, "name": "HTTP"}])]),
+    ("nic-ports", [(f"{N}.0.ports", [{"port": 80, "name": "80"}])]),
+    ("nic-ports", [(f"{N}.0.ports", [{"port": 80, "name": "a" * 16}])]),
+    ("nic-port-ranges", [(f"{N}.0.portRanges", [RANGE | {"start": 3}])]),
+    ("nic-port-ranges", [(f"{N}.0.portRanges", [RANGE | {"end": 65536}])]),
+    ("nic-port-ranges", [(f"{N}.0.portRanges", [RANGE | {"protocol": "SCTP"}])]),
+    ("nic-port-ranges", [(f"{N}.0.portRanges", [RANGE, RANGE | {"start": 2}])]),
+    ("nic-port-ranges", [(f"{N}.0.portRanges", [RANGE]), (f"{N}.0.ports", [{"port": 80}])]),
+    ("nic-port-ranges", [(f"{N}.0.portRanges", [RANGE | {"start": n, "end": n} for n in range(1, 12)])]),
+    ("nic-dhcp", [(f"{N}.0.dhcpOptions", {"privateOptions": [{"option": 223, "value": "a"}]})]),
+    ("nic-dhcp", [(f"{N}.1.dhcpOptions", {"privateOptions": [{"option": 224, "value": v} for v in "ab"]})]),
+    ("nic-dhcp", [(f"{N}.0.dhcpOptions", {"ntpServers": ["::1"]})]),
+    ("nic-dhcp", [(f"{N}.0.dhcpOptions", {"ntpServers": ["pool.ntp.org"]})]),
+    ("resource-claim", [("resourceClaims", [CLAIMED, CLAIMED])]),
+    ("resource-claim", [("resourceClaims", [CLAIMED | {"name": "A"}])]),
+    ("resource-claim", [("resourceClaims", [{"name": "a"}])]),
+    ("resource-claim", [("resourceClaims", [CLAIMED | {"resourceClaimTemplateName": "b"}])]),
+    ("resource-claim", [("resourceClaims", [CLAIMED | {"resourceClaimName": "A_"}])]),
+    ("claim-request", [("domain.devices.gpus", [ASKING])]),
+    ("claim-request", [("resourceClaims", [CLAIMED]), ("domain.devices.gpus", [{"name": "a", "claimName": "a"}])]),
+    ("claim-request", [("resourceClaims", [CLAIMED]), ("domain.devices.gpus", [ASKING, ASKING])]),
+    ("claim-request", [("networks.1", {"name": "net1", "resourceClaim": {"claimName": "a", "requestName": "b"}})]),
+    ("claim-request", [("resourceClaims", [CLAIMED]), ("networks.1", {"name": "net1", "resourceClaim": REQUEST})]),
+    ("networks-mixed", [("networks.0", {"name": "net0", "resourceClaim": REQUEST})]),
+    ("device-name", [("domain.devices.hostDevices", [{"name": "a"}])]),
+    ("device-name", [("domain.devices.gpus", [ASKING | {"deviceName": "a"}])]),
+    ("gpus-mixed", [("domain.devices.gpus", [ASKING, {"name": "b", "deviceName": "c"}])]),
+    ("credential-kind", [("accessCredentials", [{}])]),
+    ("credential-kind", [("accessCredentials", [{"sshPublicKey": BY_AGENT, "userPassword": BY_AGENT}])]),
+    ("credential-source", [("accessCredentials", [{"userPassword": BY_AGENT | {"source": {}}}])]),
+    ("credential-way", [("accessCredentials", [{"userPassword": BY_AGENT | {"propagationMethod": {}}}])]),
+    ("credential-way", [("accessCredentials", [{"sshPublicKey": BY_AGENT | {"propagationMethod": CONFIG_DRIVE}}])]),
+    ("credential-users", [("accessCredentials", [{"sshPublicKey": BY_AGENT | {"propagationMethod": NO_USER}}])]),
+    ("probe", [("livenessProbe", {})]),
+    ("probe", [("readinessProbe", {"exec": {"command": ["a"]}, "guestAgentPing": {}})]),
+    ("probe-network", [*SECONDARY_ONLY, ("readinessProbe", {"httpGet": {"port": 80}})]),
+    ("probe-paused", [("livenessProbe", {"guestAgentPing": {}}), ("startStrategy", "Paused")]),
+    ("dns-servers", [("dnsPolicy", "None")]),
+    ("dns-servers", [("dnsConfig.nameservers", ["192.0.2.1"] * 4)]),
+    ("dns-servers", [("dnsConfig.nameservers", ["a"])]),
+    ("dns-searches", [("dnsConfig.searches", ["a"] * 7)]),
+    ("dns-searches", [("dnsConfig.searches", ["a" * 200, "b" * 60])]),
+    ("dns-searches", [("dnsConfig.searches", ["A"])]),
+    ("dns-options", [("dnsConfig.options", [{"value": "a"}])]),
+    ("service-account", [("serviceAccountName", "A")]),
+    (
+        "service-account",
+        [("serviceAccountName", "a"), (f"{V}.2", {"name": "sdc", "serviceAccount": {"serviceAccountName": "b"}})],
+    ),
+    ("feature-gate", [("VirtualMachine.spec.template.metadata.annotations", {"kubevirt.io/ignitiondata": "{}"})]),
+    ("affinity", [node_affinity(nodeSelectorTerms=[])]),
+    *(
+        ("affinity", [node_affinity(nodeSelectorTerms=[{"matchExpressions": [expression]}])])
+        for expression in [
+            {"key": "a", "operator": "In"},
+            {"key": "a", "operator": "Exists", "values": ["b"]},
+            {"key": "a", "operator": "Gt", "values": ["1", "2"]},
+            {"key": "a b", "operator": "Exists"},
+        ]
+    ),
+    *(
+        ("affinity", [node_affinity(nodeSelectorTerms=[{"matchFields": [requirement]}])])
+        for requirement in [
+            {"key": "metadata.name", "operator": "In", "values": ["a", "b"]},
+            {"key": "metadata.uid", "operator": "In", "values": ["a"]},
+            {"key": "metadata.name", "operator": "In", "values": ["A_"]},
+        ]
+    ),
+    ("affinity", [(f"affinity.nodeAffinity.{PREFERRED}", [{"weight": 0, "preference": {}}])]),
+    ("affinity", [(f"affinity.podAffinity.{PREFERRED}", [{"weight": 101, "podAffinityTerm": {"topologyKey": "a"}}])]),
+    *(
+        ("affinity", [(f"affinity.podAntiAffinity.{REQUIRED}", [{"topologyKey": "a"} | term])])
+        for term in [
+            {"topologyKey": ""},
+            {"namespaces": ["A"]},
+            {"labelSelector": {"matchLabels": {"a b": "c"}}},
+            {"labelSelector": {"matchLabels": {"a": "b c"}}},
+            {"namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["1"]}]}},
+        ]
+    ),
+    *(
+        ("topology-spread", [("topologySpreadConstraints", [SPREAD | wrong])])
+        for wrong in [
+            {"maxSkew": 0},
+            {"topologyKey": "a b"},
+            {"labelSelector": {"matchLabels": {"a b": "c"}}},
+            {"minDomains": 0},
+            {"minDomains": 2, "whenUnsatisfiable": "ScheduleAnyway"},
+        ]
+    ),
+    ("topology-spread", [("topologySpreadConstraints", [SPREAD, SPREAD])]),
+    ("node-selector", [("nodeSelector", {"a": "b c"})]),
+    *(
+        ("toleration", [("tolerations", [toleration])])
+        for toleration in [
+            {"key": "a b", "operator": "Exists"},
+            {"value": "a"},
+            {"key": "a", "operator": "Exists", "value": "b"},
+            {"key": "a", "value": "b c"},
+            {"key": "a", "effect": "NoSchedule", "tolerationSeconds": 3},
+        ]
+    ),
 ]
 
 

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrate.target.admission import compute, devices, names, network, storage, values
+from migrate.target.admission import (
+    compute,
+    credentials,
+    devices,
+    names,
+    network,
+    pods,
+    resourceclaims,
+    storage,
+    values,
+)
 from migrate.target.admission.spec import Manifest, Refusal, Spec
 from migrate.target.vocabulary import Target
 
@@ -28,6 +38,13 @@ CHECKS = (
     devices.of_hyperv,
     devices.of_other_devices,
     devices.of_launch_security,
+    resourceclaims.of_resource_claims,
+    resourceclaims.of_claimed_devices,
+    credentials.of_credentials,
+    pods.of_scheduling,
+    pods.of_probes,
+    pods.of_dns,
+    pods.of_pod,
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from math import prod
 from typing import Any
 
 from migrate.target.admission.spec import GIB, MIB, Manifest, Refusal, Spec, amount
@@ -15,6 +16,7 @@ def of_memory(every: Spec) -> Iterator[Refusal]:
     resources = every.domain.get("resources", {})
     requested = amount(resources.get("requests", {}).get("memory")) or 0
     limit = amount(resources.get("limits", {}).get("memory")) or 0
+    page = amount(memory.get("hugepages", {}).get("pageSize"))
     guest = amount(memory.get("guest"))
     if every.sized_elsewhere:
         for path, said in (
@@ -26,7 +28,9 @@ def of_memory(every: Spec) -> Iterator[Refusal]:
                 because = f"KubeVirt refuses {path} together with an instance type, which gives the memory."
                 yield Refusal(path, "memory-instancetype", because, "Keep one of them.")
         return
-    if guest is None and "hugepages" not in memory and not requested:
+    # What the guest has where it does not say: pkg/defaults, setGuestMemory.
+    guest = guest if guest is not None else requested or limit or page
+    if guest is None or guest < 0:
         because = "A VM without memory does not start."
         yield Refusal("domain.memory.guest", "memory-missing", because, "Set the guest's memory.")
     if "hugepages" in memory:
@@ -115,24 +119,18 @@ def _dedicated(every: Spec, cpu: Manifest) -> Iterator[Refusal]:
     path = "domain.cpu.dedicatedCpuPlacement"
     resources = every.domain.get("resources", {})
     requests, limits = resources.get("requests", {}), resources.get("limits", {})
-    asked = [amount(each["cpu"]) or Fraction(0) for each in (requests, limits) if each.get("cpu") is not None]
-    asked = [amount for amount in asked if amount > 0]
+    limit, request = (amount(each.get("cpu")) or Fraction(0) for each in (limits, requests))
+    asked = [number for number in (limit, request) if number > 0]
     counts = [cpu.get(name) or 0 for name in ("sockets", "cores", "threads")]
-    vcpus = max(counts[0], 1) * max(counts[1], 1) * max(counts[2], 1) if any(counts) else 0
+    # Without a topology a VM has as many sockets as CPUs are asked for: pkg/defaults, SetDefaultGuestCPUTopology.
+    vcpus = prod(max(count, 1) for count in counts) if any(counts) else asked[0] if asked else 1
     if counts[2] > (1 if every.arch == "arm64" else 2):
         because = "KubeVirt refuses dedicated CPUs with more than 2 threads a core, on arm64 more than 1."
         yield Refusal("domain.cpu.threads", "cpu-threads", because, "Use more cores instead of threads.")
-    if (
-        any(amount.denominator != 1 for amount in asked)
-        or len(set(asked)) > 1
-        or (vcpus and asked and vcpus not in asked)
-    ):
+    if any(amount.denominator != 1 for amount in asked) or len(set(asked)) > 1 or (asked and vcpus not in asked):
         because = "KubeVirt refuses dedicated CPUs whose requests and limits are not the number of vCPUs."
         yield Refusal(path, "cpu-dedicated", because, "Leave CPU requests and limits out.")
-    elif not asked and not vcpus:
-        because = "KubeVirt refuses dedicated CPUs without a number of CPUs."
-        yield Refusal(path, "cpu-dedicated", because, "Set sockets, cores and threads.")
-    memories = {amount(each["memory"]) for each in (requests, limits) if each.get("memory") is not None}
+    memories = {amount(each.get("memory")) for each in (requests, limits)} - {None, 0}
     if len(memories) > 1:
         because = "KubeVirt refuses dedicated CPUs with a memory limit other than the request."
         yield Refusal(path, "cpu-dedicated", because, "Leave memory requests and limits out.")

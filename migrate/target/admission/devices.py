@@ -25,7 +25,7 @@ def of_firmware(every: Spec) -> Iterator[Refusal]:
         because = "KubeVirt refuses secure boot, which EFI means unless switched off, without the SMM feature."
         path = "domain.firmware.bootloader.efi.secureBoot"
         yield Refusal(path, "firmware-smm", because, "Switch smm on, or set secureBoot to false.")
-    acpi, volumes = firmware.get("acpi"), {volume.get("name"): volume for volume in every.spec.get("volumes", [])}
+    acpi, volumes = firmware.get("acpi"), {volume.get("name"): volume for volume in every.volumes}
     if acpi is not None:
         names = [name for name in (acpi.get("slicNameRef"), acpi.get("msdmNameRef")) if name]
         if not names or not all("secret" in volumes.get(name, {}) for name in names):
@@ -57,11 +57,13 @@ def of_hyperv(every: Spec) -> Iterator[Refusal]:
     """Hyper-V features that need each other: webhooks/hyperv.go."""
     features = every.domain.get("features", {})
     hyperv = features.get("hyperv")
-    if hyperv is None:
-        return
-    if "hypervPassthrough" in features:
+    if "enabled" not in features.get("hypervPassthrough", {"enabled": True}):
+        because = "A VM with hypervPassthrough that is neither on nor off does not start."
+        yield Refusal("domain.features.hypervPassthrough", "hyperv-passthrough", because, "Set enabled.")
+    if "hypervPassthrough" in features and hyperv is not None:
         because = "A VM with both hyperv and hypervPassthrough does not start."
         yield Refusal("domain.features.hypervPassthrough", "hyperv-passthrough", because, "Keep one of them.")
+    hyperv = hyperv or {}
     on = {name for name in HYPERV_NEEDS if is_on(hyperv.get(name))}
     if "synictimer" in on and "synic" not in hyperv:
         on.add("synic")
@@ -73,19 +75,28 @@ def of_hyperv(every: Spec) -> Iterator[Refusal]:
 
 
 def of_other_devices(every: Spec) -> Iterator[Refusal]:
-    """Video, watchdog and I/O threads."""
+    """Displays and I/O threads."""
     devices = every.devices
     if "video" in devices and devices.get("autoattachGraphicsDevice") is False:
         because = "KubeVirt refuses a video device while autoattachGraphicsDevice is false."
         yield Refusal("domain.devices.video", "video-detached", because, "Keep one of them.")
-    watchdog = devices.get("watchdog")
-    if watchdog is not None and not {"i6300esb", "diag288"} & watchdog.keys():
-        because = "A VM with a watchdog of no model does not start."
-        yield Refusal("domain.devices.watchdog", "watchdog-model", because, "Add i6300esb.")
+    if "video" in devices and "type" not in devices["video"]:
+        because = "A VM with a video device of no type does not start."
+        yield Refusal("domain.devices.video.type", "video-type", because, "Name the type, or leave it to KubeVirt.")
+    if sum(map(_shows_early, devices.get("gpus", []))) > 1:
+        because = "KubeVirt refuses more than one GPU with a display from the start (ramFB)."
+        remedy = "Set virtualGPUOptions.display.ramFB.enabled to false for the others."
+        yield Refusal("domain.devices.gpus", "gpu-displays", because, remedy)
     threads = every.domain.get("ioThreads", {}).get("supplementalPoolThreadCount") or 0
     if every.domain.get("ioThreadsPolicy") == "supplementalPool" and threads < 1:
         because = "KubeVirt refuses a pool of I/O threads without their number."
         yield Refusal("domain.ioThreadsPolicy", "io-threads", because, "Set ioThreads.supplementalPoolThreadCount.")
+
+
+def _shows_early(gpu: Manifest) -> bool:
+    """Whether a GPU has a display that shows the boot, which naming a display means."""
+    display = gpu.get("virtualGPUOptions", {}).get("display")
+    return is_on(display) and is_on(display.get("ramFB", {}))
 
 
 def of_launch_security(every: Spec) -> Iterator[Refusal]:

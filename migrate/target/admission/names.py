@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from functools import lru_cache
 
-from migrate.target.admission.spec import RENAME, SUBDOMAIN, Manifest, Refusal, Spec, amount, efi
-
-LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+from migrate.target.admission.spec import (
+    LABEL_VALUE,
+    RENAME,
+    SUBDOMAIN,
+    Manifest,
+    Refusal,
+    Spec,
+    amount,
+    efi,
+    qualified,
+)
 
 ANNOTATION_BYTES = 256 * 1024
 
@@ -29,7 +35,7 @@ def of_metadata(manifest: Manifest, path: str) -> Iterator[Refusal]:
     """Labels and annotations of an object."""
     metadata = manifest.get("metadata", {})
     for key, value in metadata.get("labels", {}).items():
-        if not _qualified(key) or not LABEL_VALUE.fullmatch(value):
+        if not qualified(key) or not LABEL_VALUE.fullmatch(value):
             because = "The API server refuses a label that is not made of at most 63 of A-Z, a-z, 0-9 and -_."
             yield Refusal(f"{path}.labels[{key}]", "label", because, "Use an annotation for other text.")
         elif key in RESERVED_LABELS and path.startswith("VirtualMachine.spec"):
@@ -37,19 +43,12 @@ def of_metadata(manifest: Manifest, path: str) -> Iterator[Refusal]:
             yield Refusal(f"{path}.labels[{key}]", "label-reserved", because, "Leave the label out.")
     annotations = metadata.get("annotations", {})
     for key in annotations:
-        if not _qualified(key.lower()):
+        if not qualified(key.lower()):
             because = "The API server refuses an annotation whose key is no qualified name."
             yield Refusal(f"{path}.annotations[{key}]", "annotation", because, "Use PREFIX/NAME for a key.")
     if sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items()) > ANNOTATION_BYTES:
         because = "The API server refuses more than 256 KiB of annotations."
         yield Refusal(f"{path}.annotations", "annotation-size", because, "Shorten the longest annotation.")
-
-
-@lru_cache(maxsize=1024)
-def _qualified(key: str) -> bool:
-    """Whether a key of labels or annotations is a name, with a DNS subdomain before its slash if it has one."""
-    prefix, slash, name = key.rpartition("/")
-    return bool(name and LABEL_VALUE.fullmatch(name) and (not slash or SUBDOMAIN.fullmatch(prefix)))
 
 
 def of_identity(every: Spec) -> Iterator[Refusal]:
@@ -58,6 +57,11 @@ def of_identity(every: Spec) -> Iterator[Refusal]:
     if ("running" in spec) == ("runStrategy" in spec):
         because = "KubeVirt refuses a VM without a run strategy, and one with both runStrategy and running."
         yield Refusal("VirtualMachine.spec.runStrategy", "run-strategy", because, "Set runStrategy only.")
+    for field in ("instancetype", "preference"):
+        matcher = spec.get(field)
+        if matcher is not None and not (matcher.get("name") or matcher.get("inferFromVolume")):
+            because = f"KubeVirt refuses {field} without a name."
+            yield Refusal(f"VirtualMachine.spec.{field}", f"{field}-name", because, "Name it or leave it out.")
     name = every.vm.get("metadata", {}).get("name", "")
     tpm = every.devices.get("tpm", {})
     if len(name) > 63 and (tpm.get("persistent") or efi(every).get("persistent")):

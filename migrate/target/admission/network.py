@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from ipaddress import ip_address
+from itertools import pairwise
 
 from migrate.target.admission.spec import FEWER, MOST, RENAME, Manifest, Refusal, Spec
 
+PORTS = 2**16
+# As Kubernetes names ports: at most 15 of a-z, 0-9 and -, a letter among them, no two - in a row.
+PORT_NAME = re.compile(r"(?=.{1,15}$)(?=.*[a-z])(?!.*--)[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 RESERVED_MAC = "02:00:00:00:00:00"
 
 BINDINGS = ("bridge", "masquerade", "sriov", "passtBinding", "binding")
@@ -13,7 +19,7 @@ BINDINGS = ("bridge", "masquerade", "sriov", "passtBinding", "binding")
 
 def of_nics(every: Spec) -> Iterator[Refusal]:
     """Network interfaces: names, bindings, states."""
-    nics, networks = every.devices.get("interfaces", []), every.spec.get("networks", [])
+    nics, networks = every.nics, every.networks
     by_name = {network.get("name"): network for network in networks}
     default = next((network for network in networks if _is_default(network)), {})
     seen: set[str] = set()
@@ -31,6 +37,8 @@ def of_nics(every: Spec) -> Iterator[Refusal]:
             because = "KubeVirt refuses a network interface without a network of its name."
             yield Refusal(f"{path}.name", "nic-network", because, "Add the network or leave the interface out.")
         yield from _binding(nic, by_name.get(name, {}), path)
+        yield from _ports(nic, by_name.get(name, {}), path)
+        yield from _dhcp(nic.get("dhcpOptions", {}), f"{path}.dhcpOptions")
         yield from _state(nic, default.get("name") == name, path)
     for network in networks:
         if network.get("name") not in seen:
@@ -54,13 +62,54 @@ def _binding(nic: Manifest, network: Manifest, path: str) -> Iterator[Refusal]:
     if "masquerade" in bindings and nic.get("macAddress") == RESERVED_MAC:
         because = f"KubeVirt refuses the MAC address {RESERVED_MAC} with masquerade, which keeps it for itself."
         yield Refusal(f"{path}.macAddress", "nic-mac-reserved", because, "Use bridge or another address.")
-    ports = nic.get("ports", []) if "pod" in network else []
+
+
+def _ports(nic: Manifest, network: Manifest, path: str) -> Iterator[Refusal]:
+    """Ports, which count on the pod network only."""
+    if "pod" not in network:
+        return
+    ports, ranges = nic.get("ports", []), nic.get("portRanges", [])
     names = [port["name"] for port in ports if port.get("name")]
-    wrong = [port for port in ports if not 0 < port.get("port", 0) < 65536]
+    wrong = [port for port in ports if not 0 < port.get("port", 0) < PORTS]
     wrong += [port for port in ports if port.get("protocol") not in (None, "", "TCP", "UDP")]
-    if wrong or len(set(names)) < len(names):
-        because = "KubeVirt refuses ports beyond 65535, of another protocol than TCP or UDP, or of one name."
+    if wrong or len(set(names)) < len(names) or not all(map(PORT_NAME.fullmatch, names)):
+        because = (
+            "KubeVirt refuses ports beyond 65535, of another protocol than TCP or UDP, or without names of their own."
+        )
         yield Refusal(f"{path}.ports", "nic-ports", because, "Correct or leave out the ports.")
+    if ranges and (ports or "masquerade" not in nic or not _apart(ranges)):
+        because = (
+            "KubeVirt refuses ranges of ports beside ports, without masquerade, more than 10 of them, beyond 65535, of "
+            "another protocol than TCP or UDP, and such as overlap."
+        )
+        yield Refusal(f"{path}.portRanges", "nic-port-ranges", because, "Correct or leave out the ranges.")
+
+
+def _apart(ranges: list[Manifest]) -> bool:
+    """Whether ranges of ports are few, well formed and without overlap."""
+    spans = sorted((span.get("protocol", ""), span.get("start", 0), span.get("end", 0)) for span in ranges)
+    sound = all(protocol in ("TCP", "UDP") and 0 < start <= end < PORTS for protocol, start, end in spans)
+    overlaps = any(one == other and start <= end for (one, _, end), (other, start, _) in pairwise(spans))
+    return len(ranges) <= 10 and sound and not overlaps
+
+
+def _dhcp(options: Manifest, path: str) -> Iterator[Refusal]:
+    """What the guest is told by DHCP."""
+    numbers = [option.get("option", 0) for option in options.get("privateOptions", [])]
+    if len(set(numbers)) < len(numbers) or not all(224 <= number <= 254 for number in numbers):
+        because = "KubeVirt refuses private DHCP options beyond 224 to 254, and one twice."
+        yield Refusal(f"{path}.privateOptions", "nic-dhcp", because, "Correct or leave out the options.")
+    if not all(map(_is_ipv4, options.get("ntpServers", []))):
+        because = "KubeVirt refuses time servers for DHCP that are no IPv4 addresses."
+        yield Refusal(f"{path}.ntpServers", "nic-dhcp", because, "Name servers by their IPv4 addresses.")
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return False
+    return address.version == 4 or address.ipv4_mapped is not None
 
 
 def _state(nic: Manifest, is_default: bool, path: str) -> Iterator[Refusal]:
@@ -75,7 +124,7 @@ def _state(nic: Manifest, is_default: bool, path: str) -> Iterator[Refusal]:
 
 def of_networks(every: Spec) -> Iterator[Refusal]:
     """Networks: names and kinds."""
-    networks = every.spec.get("networks", [])
+    networks = every.networks
     names = [network.get("name") for network in networks]
     pods = [network for network in networks if "pod" in network]
     defaults = [network for network in networks if network.get("multus", {}).get("default")]

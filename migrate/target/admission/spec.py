@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from migrate.target.quantity import BINARY, DECIMAL
@@ -13,6 +14,8 @@ from migrate.target.vocabulary import Target
 Manifest = dict[str, Any]
 
 SUBDOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 FACTORS = {"n": Fraction(1, 10**9), "u": Fraction(1, 10**6), "m": Fraction(1, 10**3), **DECIMAL, **BINARY}
 AMOUNT = re.compile(r"([+-]?[0-9.]+)([eE][+-]?\d{1,2}|[a-zA-Z]{0,2})")
 
@@ -49,6 +52,35 @@ class Spec:
         return self.domain.get("devices", {})
 
     @property
+    def volumes(self) -> list[Manifest]:
+        """The volumes of the VM."""
+        return self.spec.get("volumes", [])
+
+    @property
+    def disks(self) -> list[Manifest]:
+        """The disks, with those that KubeVirt adds for volumes that nothing uses."""
+        disks = self.devices.get("disks", [])
+        used = {device.get("name") for device in (*disks, *self.devices.get("filesystems", []))}
+        return disks + [{"name": name} for volume in self.volumes if (name := volume.get("name")) not in used]
+
+    @property
+    def nics(self) -> list[Manifest]:
+        """The network interfaces."""
+        return self.devices.get("interfaces", [])
+
+    @property
+    def networks(self) -> list[Manifest]:
+        """The networks."""
+        return self.spec.get("networks", [])
+
+    @property
+    def on_pod_network(self) -> bool:
+        """Whether the VM is on the pod network, where KubeVirt puts it if it names no networks."""
+        if self.nics or self.networks:
+            return any("pod" in network for network in self.networks)
+        return self.devices.get("autoattachPodInterface") is not False
+
+    @property
     def sized_elsewhere(self) -> bool:
         """Whether an instance type gives CPUs and memory."""
         return "instancetype" in self.vm.get("spec", {})
@@ -71,6 +103,18 @@ def amount(quantity: Any) -> Fraction | None:
     if suffix[:1] in ("e", "E") and len(suffix) > 1 and suffix != "Ei":
         return number * Fraction(10) ** int(suffix[1:])
     return number * FACTORS[suffix] if suffix in FACTORS else None if suffix else number
+
+
+@lru_cache(maxsize=1024)
+def qualified(key: str) -> bool:
+    """Whether a key of labels or annotations is a name, with a DNS subdomain before its slash if it has one."""
+    prefix, slash, name = key.rpartition("/")
+    return bool(name and LABEL_VALUE.fullmatch(name) and (not slash or SUBDOMAIN.fullmatch(prefix)))
+
+
+def is_label(name: str) -> bool:
+    """Whether a name is a DNS label."""
+    return LABEL.fullmatch(name) is not None
 
 
 def efi(every: Spec) -> Manifest:

@@ -6,16 +6,20 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Iterator
+from posixpath import normpath
 
 from migrate.target.admission.spec import FEWER, MIB, MOST, RENAME, Manifest, Refusal, Spec, amount
 
 INLINE_BYTES = 2048
+# Since 1.9 a setting of the cluster, which counts as the feature gate that it was before.
+RESERVATION = "+PersistentReservation"
+KUBEVIRTS_OWN = ("/var/run/kubevirt", "/var/run/libvirt")
 
 
 def of_disks(every: Spec) -> Iterator[Refusal]:
     """Disks: names, devices, their volumes."""
-    disks = every.devices.get("disks", [])
-    volumes = {volume.get("name"): volume for volume in every.spec.get("volumes", [])}
+    disks = every.disks
+    volumes = {volume.get("name"): volume for volume in every.volumes}
     seen: set[str] = set()
     if len(disks) > MOST:
         yield Refusal("domain.devices.disks", "disk-count", "The API server refuses more than 256 disks.", FEWER)
@@ -28,18 +32,33 @@ def of_disks(every: Spec) -> Iterator[Refusal]:
         yield from _disk_device(every, disk, path)
         yield from _disk_volume(every, disk, volumes.get(name), path)
         if "blockSize" in disk:
-            yield from _block_size(disk, path)
+            yield from _block_size(disk, _bus(every, disk), path)
+
+
+def _kind(disk: Manifest) -> str:
+    """What kind of device a disk is."""
+    return next((kind for kind in ("disk", "lun", "cdrom") if kind in disk), "disk")
+
+
+def _bus(every: Spec, disk: Manifest) -> str:
+    """The bus of a disk, that of its architecture where it names none: pkg/defaults."""
+    return disk.get(_kind(disk), {}).get("bus") or ("sata" if every.arch == "amd64" else "virtio")
 
 
 def _disk_device(every: Spec, disk: Manifest, path: str) -> Iterator[Refusal]:
-    kinds = [kind for kind in ("disk", "lun", "cdrom") if kind in disk]
-    if len(kinds) > 1:
+    if sum(kind in disk for kind in ("disk", "lun", "cdrom")) > 1:
         yield Refusal(
             path, "disk-kind", "KubeVirt refuses a disk that is several kinds of device.", "Keep one of them."
         )
-    kind = kinds[0] if kinds else "disk"
+    kind, bus = _kind(disk), _bus(every, disk)
     device = disk.get(kind, {})
-    bus = device.get("bus") or ("sata" if every.arch == "amd64" else "virtio")
+    if kind == "cdrom" and bus == "virtio" and not device.get("bus"):
+        because = "A VM does not start with a CD-ROM drive on virtio, the bus of a disk that names none."
+        yield Refusal(f"{path}.cdrom.bus", "disk-bus", because, "Use scsi.")
+    if device.get("reservation") and every.target.at_least("1.9") and RESERVATION not in every.target.gates:
+        because = "KubeVirt refuses a reservation unless persistentReservationConfiguration of its object enables them."
+        remedy = f"Have it enabled there and say so by --feature-gates {RESERVATION}, or leave the reservation out."
+        yield Refusal(f"{path}.lun.reservation", "lun-reservation", because, remedy)
     if kind == "disk" and bus == "sata" and device.get("readonly"):
         because = "KubeVirt refuses a read-only disk on SATA, the bus of a disk that names none."
         yield Refusal(f"{path}.disk.readonly", "disk-read-only", because, "Put the disk on virtio or scsi.")
@@ -67,12 +86,12 @@ def _disk_volume(every: Spec, disk: Manifest, volume: Manifest | None, path: str
     elif volume and "lun" in disk and not {"persistentVolumeClaim", "dataVolume"} & volume.keys():
         because = "KubeVirt refuses a LUN that is no claim."
         yield Refusal(f"{path}.lun", "lun-claim", because, "Use a claim, or a disk instead of a LUN.")
-    elif volume and "downwardMetrics" in volume and disk.get("disk", {}).get("bus", "virtio") != "virtio":
+    elif volume and "downwardMetrics" in volume and ("disk" not in disk or _bus(every, disk) != "virtio"):
         because = "KubeVirt refuses downward metrics on another disk than one on virtio."
         yield Refusal(f"{path}.disk.bus", "downward-metrics", because, "Put the disk on virtio.")
 
 
-def _block_size(disk: Manifest, path: str) -> Iterator[Refusal]:
+def _block_size(disk: Manifest, bus: str, path: str) -> Iterator[Refusal]:
     sizes = disk["blockSize"]
     custom = sizes.get("custom")
     if custom is None:
@@ -82,14 +101,13 @@ def _block_size(disk: Manifest, path: str) -> Iterator[Refusal]:
     granularity = custom.get("discardGranularity")
     match = sizes.get("matchVolume")
     fits = all(512 <= size <= 2 * MIB and size & (size - 1) == 0 for size in (logical, physical))
-    sata = next((disk[kind].get("bus") for kind in ("disk", "lun", "cdrom") if kind in disk), "") == "sata"
     if match is not None and match.get("enabled", True):
         because = "KubeVirt refuses a block size of its own together with that of the volume."
         yield Refusal(path, "block-size", because, "Keep one of them.")
     elif logical > physical or not fits:
         because = "KubeVirt refuses block sizes that are no powers of 2 from 512 to 2 MiB with logical <= physical."
         yield Refusal(path, "block-size", because, "Use 512 or 4096.")
-    elif sata and logical != 512:
+    elif bus == "sata" and logical != 512:
         because = "KubeVirt refuses a logical block size other than 512 on SATA."
         yield Refusal(path, "block-size", because, "Put the disk on virtio or scsi.")
     elif granularity is not None and granularity % logical:
@@ -99,7 +117,7 @@ def _block_size(disk: Manifest, path: str) -> Iterator[Refusal]:
 
 def of_volumes(every: Spec) -> Iterator[Refusal]:
     """Volumes: names and sources."""
-    volumes = every.spec.get("volumes", [])
+    volumes = every.volumes
     seen: set[str] = set()
     once: set[str] = set()
     if len(volumes) > MOST:
@@ -173,10 +191,19 @@ def _host_disk(source: Manifest, path: str) -> Iterator[Refusal]:
 
 def image_path(source: Manifest, path: str) -> Iterator[Refusal]:
     inside = source.get("path", "")
-    steps = inside.rstrip("/").split("/")
-    if inside and (steps[0] or len(steps) < 2 or {"", ".", ".."} & set(steps[1:])):
+    if inside and (inside == "/" or normpath(f"/{inside.lstrip('/')}") != inside.removesuffix("/")):
         because = "KubeVirt refuses a path in an image that is not absolute and plain."
         yield Refusal(f"{path}.path", "image-path", because, "Write the path from / without . and .. in it.")
+
+
+def _container_path(source: Manifest, path: str) -> Iterator[Refusal]:
+    inside = source.get("path", "")
+    if not inside.startswith("/") or ".." in inside or len(inside) > 4096 or inside.startswith(KUBEVIRTS_OWN):
+        because = "KubeVirt refuses a path in a container that is not absolute and plain, and the paths of its own."
+        yield Refusal(f"{path}.path", "container-path", because, "Name another path.")
+    if source.get("readOnly") is False:
+        because = "KubeVirt refuses to write to a path in a container."
+        yield Refusal(f"{path}.readOnly", "container-path", because, "Set readOnly to true.")
 
 
 SOURCES: dict[str, Callable[[Manifest, str], Iterator[Refusal]]] = {
@@ -184,6 +211,7 @@ SOURCES: dict[str, Callable[[Manifest, str], Iterator[Refusal]]] = {
     "cloudInitConfigDrive": _cloud_init,
     "configMap": _named("name"),
     "containerDisk": image_path,
+    "containerPath": _container_path,
     "dataVolume": _named("name"),
     "hostDisk": _host_disk,
     "secret": _named("secretName"),
@@ -192,11 +220,17 @@ SOURCES: dict[str, Callable[[Manifest, str], Iterator[Refusal]]] = {
 
 
 def of_filesystems(every: Spec) -> Iterator[Refusal]:
-    """Claims shared by virtiofs."""
+    """Claims shared by virtiofs, and paths in containers, which are shared by nothing else."""
     filesystems = every.devices.get("filesystems", [])
+    shared = {filesystem.get("name") for filesystem in filesystems}
+    for volume in every.volumes:
+        if "containerPath" in volume and volume.get("name") not in shared:
+            because = "KubeVirt refuses a path in a container as a disk."
+            path = f"volumes[{volume.get('name')}].containerPath"
+            yield Refusal(path, "container-path", because, "Add a virtiofs filesystem of the volume's name.")
     stored = {
         volume.get("name")
-        for volume in every.spec.get("volumes", [])
+        for volume in every.volumes
         if filesystems and {"persistentVolumeClaim", "dataVolume"} & volume.keys()
     }
     for filesystem in filesystems:
@@ -224,7 +258,7 @@ def of_boot_order(every: Spec) -> Iterator[Refusal]:
 def of_data_volumes(every: Spec) -> Iterator[Refusal]:
     """Templates of data volumes."""
     used = set()
-    for volume in every.spec.get("volumes", []):
+    for volume in every.volumes:
         used.add(volume.get("persistentVolumeClaim", {}).get("claimName"))
         used.add(volume.get("dataVolume", {}).get("name"))
     for position, template in enumerate(every.vm.get("spec", {}).get("dataVolumeTemplates", [])):
