@@ -234,7 +234,8 @@ class PlannedDisk:
 class Evidence:
     """Proof that a claim holds what the source held: equal digests, and the command that checks again.
 
-    `source` and `claim` are hex roots of BLAKE2b-256 trees over 4 MiB blocks; times are seconds.
+    `source` and `read_back` are hex roots of BLAKE2b-256 trees over 4 MiB blocks; times are seconds. `repaired` blocks
+    read back wrong at first and were sent again.
     """
 
     vm: str
@@ -249,3 +250,4 @@ class Evidence:
     copy_seconds: float
     read_back_seconds: float
     check: str
+    repaired: int = 0

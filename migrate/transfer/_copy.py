@@ -31,9 +31,14 @@ _Parts = list[tuple[int, int]]
 
 
 class Sink(Protocol):
-    """Where a copy goes: `write` puts bytes at an offset, from several threads; `flush` makes all of them durable."""
+    """Where a copy goes: `write` puts bytes at an offset, from several threads; `flush` makes all of them durable.
+
+    `zero` makes zeroes of what was written before.
+    """
 
     def write(self, offset: int, data: memoryview) -> None: ...
+
+    def zero(self, offset: int, length: int) -> None: ...
 
     def flush(self) -> None: ...
 
@@ -70,6 +75,24 @@ def copy(
     unflushed.flush()
     tree.data = walk.data
     return tree
+
+
+def send_again(
+    uri: str,
+    sink: Sink,
+    tree: Tree,
+    bad: list[int],
+    *,
+    on_chunks: Callable[[Chunks], None],
+    throttle: Throttle | None = None,
+) -> Tree:
+    """Copies the `bad` blocks of a disk onto a sink that has something else there; the tree with their digests anew."""
+    for index in bad:
+        sink.zero(index * BLOCK, min(BLOCK, tree.size - index * BLOCK))
+    kept = dict(enumerate(tree.digests))
+    for index in bad:
+        del kept[index]
+    return copy(uri, sink, done=kept, on_chunks=on_chunks, throttle=throttle)
 
 
 def read_back(descriptor: int, size: int, *, threads: int = CONNECTIONS, progress: Progress | None = None) -> Tree:

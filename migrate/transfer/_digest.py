@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import zip_longest
 from typing import Self
 
 BLOCK = 4 * 1024 * 1024
@@ -48,12 +49,10 @@ class Tree:
         """The BLAKE2b-256 over all digests in order, as hex."""
         return digest(b"".join(self.digests)).hex()
 
-    def first_difference(self, other: Tree) -> int | None:
-        """The offset in bytes of the first block that differs, None where all are equal."""
-        for index, (ours, theirs) in enumerate(zip(self.digests, other.digests, strict=False)):
-            if ours != theirs:
-                return index * BLOCK
-        return None if self.size == other.size else min(self.size, other.size) // BLOCK * BLOCK
+    def differences(self, other: Tree) -> list[int]:
+        """The indices of the blocks that the other tree lacks or has otherwise."""
+        pairs = zip_longest(self.digests, other.digests[: len(self.digests)])
+        return [index for index, (ours, theirs) in enumerate(pairs) if ours != theirs]
 
 
 def blocks(ranges: Iterable[tuple[int, int]], block: int = BLOCK) -> Iterator[tuple[int, list[tuple[int, int]]]]:

@@ -1,6 +1,7 @@
 """Method `file`: a disk into OUT/<namespace>/<claim>/disk.img, raw and sparse.
 
-It is written under another name, made durable, read back from the storage, compared, and renamed last.
+It is written under another name, made durable, read back from the storage, compared, and renamed last. Blocks that
+read back wrong are sent again.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
 
 from migrate.journal import Step
 from migrate.model import Evidence, Mismatch, PlannedDisk, Refused, Unfinished
 from migrate.transfer._bytes import Opened
-from migrate.transfer._copy import ALIGNMENT, copy, read_back
+from migrate.transfer._copy import ALIGNMENT, copy, read_back, send_again
 from migrate.transfer._digest import BLOCK, Tree
 
 NAME, PARTIAL = "disk.img", ".disk.img.partial"
+REPAIRS = 3  # times that blocks which read back wrong are sent again
+_ZEROES = mmap(-1, BLOCK)  # where direct I/O can take them from
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _USE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR)
 
@@ -56,29 +60,28 @@ def move(
 ) -> Evidence:
     """Copies a disk and proves it; `progress` gets "copy" or "read back" and the bytes dealt with.
 
-    Raises Unfinished where running again goes on, Mismatch where the file differs from the source, and Refused where
-    a file is in place that this step did not write.
+    Raises Unfinished where running again goes on, Mismatch where the file keeps differing from the source, and Refused
+    where a file is in place that this step did not write.
     """
     if disk.bytes is None or opened.size != disk.bytes + -disk.bytes % 512:
         raise Refused(f"{disk.path} has {opened.size} bytes and the plan says {disk.bytes}: plan again")
     with _folder(cluster, disk, make=True) as folder, _plain_errors(cluster, disk):
         _take_back(folder, cluster, disk, step)
         opened.check()
-        with _partial(folder, step) as descriptor:
+        with _partial(folder, step) as descriptor, _Sink.on(folder, descriptor) as sink:
             started = time.monotonic()
             os.ftruncate(descriptor, opened.size)
-            with _Sink.on(folder, descriptor) as sink:
-                sent = copy(
-                    opened.uri,
-                    sink,
-                    done=step.done,
-                    on_chunks=step.record,
-                    throttle=opened.throttle,
-                    progress=_part(progress, "copy"),
-                )
+            sent = copy(
+                opened.uri,
+                sink,
+                done=step.done,
+                on_chunks=step.record,
+                throttle=opened.throttle,
+                progress=_part(progress, "copy"),
+            )
             os.fsync(descriptor)
             copied = time.monotonic()
-            found = _read(folder, PARTIAL, opened.size, progress)
+            sent, found, repaired = _read_and_repair(folder, descriptor, sink, opened, step, sent, progress)
             finished = time.monotonic()
             _prove(folder, opened, step, _place(cluster, disk), sent, found)
             step.place(_identity(os.fstat(descriptor)))
@@ -97,6 +100,7 @@ def move(
         copy_seconds=round(copied - started, 3),
         read_back_seconds=round(finished - copied, 3),
         check=shlex.join(["kubevirt-migrate", "verify", str(step.plan), "--directory", str(cluster.root)]),
+        repaired=repaired,
     )
 
 
@@ -105,7 +109,7 @@ def check(
 ) -> Mismatch | None:
     """What is wrong with a claim now, None where it still holds what the evidence says; it is read again whole.
 
-    With the digests `sent` (journal.digests) the first bad block is named.
+    With the digests `sent` (journal.digests) the bad blocks are counted and the first is named.
     """
     place = _place(cluster, disk)
     if not present(disk, cluster, evidence):
@@ -114,8 +118,8 @@ def check(
         found = _read(folder, NAME, evidence.bytes, None)
     if found.root == evidence.source:
         return None
-    where = Tree.of(evidence.bytes, sent).first_difference(found) if sent is not None else None
-    return Mismatch(f"{_differs(place, where)}: {ANEW}")
+    bad = Tree.of(evidence.bytes, sent).differences(found) if sent is not None else []
+    return Mismatch(f"{_differs(place, bad)}: {ANEW}")
 
 
 ANEW = "move what is there away and apply again"
@@ -157,6 +161,10 @@ class _Sink:
         whole = len(data) - len(data) % ALIGNMENT
         _write(self.direct, offset, data[:whole])
         _write(self.plain, offset + whole, data[whole:])
+
+    def zero(self, offset: int, length: int) -> None:
+        with memoryview(_ZEROES) as zeroes:
+            self.write(offset, zeroes[:length])
 
     def flush(self) -> None:
         os.fdatasync(self.plain)
@@ -242,10 +250,29 @@ def _take_back(folder: int, cluster: DirectoryTarget, disk: PlannedDisk, step: S
     os.rename(NAME, PARTIAL, src_dir_fd=folder, dst_dir_fd=folder)
 
 
+def _read_and_repair(
+    folder: int, descriptor: int, sink: _Sink, opened: Opened, step: Step, sent: Tree, progress: Progress | None
+) -> tuple[Tree, Tree, int]:
+    """The trees sent and read back, and how many blocks were sent again until both were equal, or REPAIRS times."""
+    found = _read(folder, PARTIAL, opened.size, progress)
+    repaired: set[int] = set()
+    for _ in range(REPAIRS):
+        if found.root == sent.root:
+            break
+        bad = sent.differences(found)
+        repaired.update(bad)
+        os.ftruncate(descriptor, opened.size)
+        sent = send_again(opened.uri, sink, sent, bad, on_chunks=step.record, throttle=opened.throttle)
+        os.fsync(descriptor)
+        found = _read(folder, PARTIAL, opened.size, progress)
+    return sent, found, len(repaired)
+
+
 def _prove(folder: int, opened: Opened, step: Step, place: Path, sent: Tree, found: Tree) -> None:
     """Voids the step unless the source stood still and the file has its bytes."""
     if sent.root != found.root:
-        text = f"{_differs(place.with_name(PARTIAL), sent.first_difference(found))}: check the storage and apply again"
+        bad = sent.differences(found)
+        text = f"{_differs(place.with_name(PARTIAL), bad)} also when sent again: check the storage and apply again"
         _void(folder, step, text)
         raise Mismatch(text)
     try:
@@ -263,8 +290,10 @@ def _void(folder: int, step: Step, reason: str) -> None:
 
 
 def _read(folder: int, name: str, size: int, progress: Progress | None) -> Tree:
+    """The tree of a file that should have `size` bytes; of a larger one no more than says so."""
     descriptor = _open_direct(folder, name, os.O_RDONLY)
     with _closing(descriptor):
+        size = min(os.fstat(descriptor).st_size, size + 1)
         return read_back(descriptor, size, progress=_part(progress, "read back"))
 
 
@@ -281,8 +310,8 @@ def _place(cluster: DirectoryTarget, disk: PlannedDisk) -> Path:
     return Path(cluster.root, disk.namespace, disk.claim, NAME)
 
 
-def _differs(place: Path, offset: int | None) -> str:
-    where = f" in its block of {BLOCK >> 20} MiB at byte {offset}" if offset is not None else ""
+def _differs(place: Path, bad: list[int]) -> str:
+    where = f" in {len(bad)} of its blocks of {BLOCK >> 20} MiB, the first at byte {bad[0] * BLOCK}" if bad else ""
     return f"{place} differs from the source{where}"
 
 

@@ -21,11 +21,12 @@ def test_last_block_is_as_short_as_the_disk():
     assert Tree.of(2 * BLOCK, {}).digests == [zero_digest(BLOCK)] * 2
 
 
-def test_first_difference_is_an_offset():
-    tree = Tree.of(5 * BLOCK, {})
-    assert tree.first_difference(Tree.of(5 * BLOCK, {})) is None
-    assert tree.first_difference(Tree.of(5 * BLOCK, {3: digest(b"x"), 4: digest(b"y")})) == 3 * BLOCK
-    assert tree.first_difference(Tree.of(4 * BLOCK, {})) == 4 * BLOCK
+def test_differences_are_blocks_that_are_other_or_missing():
+    tree = Tree.of(5 * BLOCK + 7, {})
+    assert tree.differences(Tree.of(5 * BLOCK + 7, {})) == []
+    assert tree.differences(Tree.of(5 * BLOCK + 7, {3: digest(b"x"), 4: digest(b"y")})) == [3, 4]
+    assert tree.differences(Tree.of(4 * BLOCK, {})) == [4, 5]
+    assert tree.differences(Tree.of(9 * BLOCK, {})) == [5]
 
 
 @given(st.lists(st.tuples(st.integers(1, 3 * BLOCK), st.integers(1, 3 * BLOCK)), max_size=20))

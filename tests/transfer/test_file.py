@@ -86,15 +86,21 @@ def test_lost_tail_and_lost_claim_are_found(bench: Bench):
     assert "missing" in str(file.check(bench.disk, bench.cluster, evidence))
 
 
-def test_bytes_that_change_before_the_read_back_are_a_mismatch(bench: Bench, raw: Path):
+def test_bytes_that_keep_changing_are_a_mismatch(bench: Bench, raw: Path):
+    times = []
+
     def corrupt(phase: str, count: int) -> None:
-        if phase == "copy" and count == raw.stat().st_size:
+        if count == raw.stat().st_size:
+            times.append(phase)
             with bench.partial.open("r+b") as partial:
-                partial.seek(21 * MIB)
+                partial.seek((20 + 4 * len(times)) * MIB)
                 partial.write(b"oops")
 
-    with pytest.raises(Mismatch, match=f"byte {20 * MIB}: "):
+    with pytest.raises(
+        Mismatch, match=f"in 1 of its blocks of 4 MiB, the first at byte {36 * MIB} also when sent again"
+    ):
         bench.run(corrupt)
+    assert times == ["copy", *["read back"] * (file.REPAIRS + 1)]
     assert not bench.claim.exists()
     assert not bench.partial.exists()
     assert bench.sent() == {}
