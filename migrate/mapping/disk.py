@@ -10,6 +10,7 @@ from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, wr
 from migrate.model import Disk, short_hash
 from migrate.site import Storage
 from migrate.target.quantity import from_bytes
+from migrate.target.vocabulary import missing
 
 # KubeVirt has virtio, sata, scsi and usb; of these arm64 and s390x guests have virtio and scsi.
 BUSES = {
@@ -262,8 +263,11 @@ def errors(view: View, context: Context) -> Iterator[Sign]:
 
 def io_thread(view: View, context: Context) -> Iterator[Sign]:
     """A thread of its own for a virtio disk."""
+    several = [leaf for leaf in view.owned if ".iothreads." in leaf.pattern]
     if target_bus(view.text("device"), view.text("target.bus"), context.arch) == "virtio":
         yield write(view.owned, "domain.devices.disks.dedicatedIOThread", True)
+        if several:
+            yield flag(several, "several")
     else:
         yield flag(view.owned, "bus")
 
@@ -280,6 +284,18 @@ def sectors(view: View, context: Context) -> Iterator[Sign]:
     else:
         yield write(view.owned, "domain.devices.disks.blockSize.custom.logical", logical)
         yield write(view.owned, "domain.devices.disks.blockSize.custom.physical", physical)
+        yield from _granularity(view, context, logical)
+
+
+def _granularity(view: View, context: Context, logical: int) -> Iterator[Sign]:
+    """The unit in which the guest frees blocks, whole sectors; 0 is libvirt's way to leave it open."""
+    path, leaf = "domain.devices.disks.blockSize.custom.discardGranularity", view.leaf("blockio.discard_granularity")
+    if leaf:
+        size = _number(leaf.value, 0)
+        if size > 0 and size % logical == 0 and missing(path, size, context.target) is None:
+            yield write(leaf, path, size)
+        else:
+            yield flag(leaf, "granularity")
 
 
 def _number(text: str, otherwise: int) -> int:

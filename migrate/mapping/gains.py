@@ -32,7 +32,7 @@ def _reasons(context: Context, writes: Mapping[str, Any]) -> Iterator[str]:
         movable = devices.endswith("gpus") and len(names) == 1 and context.target.enabled("VGPULiveMigration")
         if names and not movable:
             yield what
-    if any(path.startswith("domain.launchSecurity.") for path in writes):
+    if any(path.startswith("domain.launchSecurity") for path in writes):
         yield "encrypted memory"
     if "domain.features.hypervPassthrough.enabled" in writes:
         yield "hypervPassthrough"

@@ -7,27 +7,40 @@ from collections.abc import Iterator
 from migrate.mapping.paths import printable
 from migrate.mapping.signs import Context, Sign, View, flag, write
 
-# Bits of the SEV policy, of the AMD SEV API specification.
+# Bits of policies: of SEV and SEV-SNP (AMD's API specifications), and of the attributes of a TDX guest (Intel's).
 NO_DEBUG = 1
 ENCRYPTED_STATE = 4
+SNP_DEBUG = 1 << 19
+TDX_DEBUG = 1
 
 
 def launch(view: View, context: Context) -> Iterator[Sign]:
     """The kind of memory encryption, and of SEV whether registers are encrypted too."""
     kind, policy = view.text("launchSecurity.type"), view.text("launchSecurity.policy")
     if kind == "sev":
-        bits = _number(policy)
-        yield write(view.owned, "domain.launchSecurity.sev.policy.encryptedState", bool(bits & ENCRYPTED_STATE))
-        if not bits & NO_DEBUG:
-            yield flag(view.owned, "debug")
+        encrypted = bool(_number(policy) & ENCRYPTED_STATE)
+        yield write(view.owned, "domain.launchSecurity.sev.policy.encryptedState", encrypted)
     elif kind == "sev-snp":
         yield write(view.owned, "domain.launchSecurity.snp", {})
     elif kind == "tdx":
         yield write(view.owned, "domain.launchSecurity.tdx", {})
+    elif kind == "s390-pv" and context.arch == "s390x" and context.target.enabled("SecureExecution"):
+        yield write(view.owned, "domain.launchSecurity", {})
+        yield flag(view.owned, "host-keys")
+        return
     else:
         yield flag(view.owned, "secure-execution" if kind == "s390-pv" else "unknown")
         return
     yield flag(view.owned, "measurement", f"policy {printable(policy, 60)} before" if policy else None)
+    if _debugged(kind, _number(policy)):
+        yield flag(view.owned, "debug")
+
+
+def _debugged(kind: str, policy: int) -> bool:
+    """Whether the policy lets the host read the guest's memory."""
+    if kind == "sev":
+        return not policy & NO_DEBUG
+    return bool(policy & (SNP_DEBUG if kind == "sev-snp" else TDX_DEBUG))
 
 
 def _number(text: str) -> int:

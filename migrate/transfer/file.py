@@ -50,6 +50,11 @@ def unfit(disk: PlannedDisk, cluster: DirectoryTarget | None) -> str | None:
     """Why this method cannot serve a disk, None where it can."""
     if disk.path is None:
         return "the disk has no file or device that can be read here"
+    if not disk.path.startswith("/"):
+        return (
+            f"it is reached over the network ({disk.path!r}), and files and devices of the host alone are read; "
+            "attach it to the host as a block device (rbd map, iscsiadm, nbd-client) and put that in its place"
+        )
     if disk.bytes is None:
         return "the size of the disk is unknown; give it under `sizes` in the site file"
     return None
