@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cluster.csi import Driver, Volume
-from cluster.wire import Answer, Events, Object, Request
+from cluster.wire import Answer, Events, Request
 from lightkube import ApiError
 from lightkube.resources.core_v1 import PersistentVolumeClaim, Pod
 from lightkube.utils.quantity import parse_quantity
@@ -33,6 +33,7 @@ CONTENT = f"{ANNOTATION}storage.contentType"
 IMMEDIATE = f"{ANNOTATION}storage.bind.immediate.requested"
 PHASE, READY = f"{ANNOTATION}storage.pod.phase", f"{ANNOTATION}storage.pod.ready"
 OVERHEAD = 0.06
+SCRATCH = "fast"  # The storage class of scratch space.
 HEADER = 512
 BEARER = re.compile(r"(?i)Bearer\s+([A-Za-z0-9\-._~+/]+)")
 # Where a format's magic bytes are; a fixed VHD has none there and is taken for raw.
@@ -74,7 +75,7 @@ class NoCapacity(Exception):
 
 @dataclass
 class Server:
-    """The upload server of one claim: it takes one upload."""
+    """What fills one claim; as an upload server it takes one upload."""
 
     claim: PersistentVolumeClaim
     volume: Volume
@@ -82,6 +83,22 @@ class Server:
     busy: bool = False
     done: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.measure()
+
+    @property
+    def block(self) -> bool:
+        return self.volume.mode == "Block"
+
+    @property
+    def asked(self) -> int:
+        return int(parse_quantity(self.claim.spec.resources.requests["storage"]))
+
+    def measure(self) -> None:
+        """What CDI takes for the room before it begins: of a file system no more than was asked for."""
+        room = self.volume.available()
+        self.available = room if self.block else min(room, self.asked)
 
 
 class Tokens:
@@ -157,15 +174,42 @@ class Uploads:
     def _claim(self, event: str, claim: PersistentVolumeClaim) -> None:
         uid, annotations = claim.metadata.uid, claim.metadata.annotations or {}
         if event == "DELETED" or TARGET not in annotations:
-            self.servers.pop(uid, None)
+            if self.servers.pop(uid, None):
+                self._scratch(claim, self.client.delete)
         elif claim.status.phase != "Bound":
             if IMMEDIATE in annotations and self.driver.waits_for_consumer(claim):
                 self.driver.select(claim)
-        elif annotations.get(PHASE) != "Succeeded" and uid not in self.servers and not self._in_use(claim):
+        elif annotations.get(PHASE) == "Succeeded":
+            self.servers.pop(uid, None)
+            self._scratch(claim, self.client.delete)
+        elif uid not in self.servers and not self._in_use(claim):
+            if not self._scratch(claim, self.client.create):
+                self.events.later(0.2, self._look, claim.metadata.namespace, claim.metadata.name)
+                return
             scratch = self.root / f"scratch-{uid}"
             self.servers[uid] = Server(claim, self.driver.volumes[uid], scratch)
             self._say(claim, PHASE, "Pending", "false")
             self.events.soon(self._say, claim, PHASE, "Running", "true")
+
+    def _look(self, namespace: str, name: str) -> None:
+        self._claim("MODIFIED", self.client.get(PersistentVolumeClaim, name, namespace=namespace))
+
+    def _scratch(self, claim: PersistentVolumeClaim, act: Callable[..., Any]) -> bool:
+        """Makes or deletes the claim beside it for what is to be converted; False where a quota forbids it."""
+        name, namespace = f"{claim.metadata.name}-scratch", claim.metadata.namespace
+        try:
+            if act == self.client.delete:
+                act(PersistentVolumeClaim, name, namespace=namespace)
+            else:
+                owner = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "uid": claim.metadata.uid}
+                owners = [owner | {"name": claim.metadata.name}]
+                spec = {"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem", "storageClassName": SCRATCH}
+                spec["resources"] = claim.spec.resources.to_dict()
+                metadata = {"name": name, "namespace": namespace, "ownerReferences": owners}
+                act(PersistentVolumeClaim.from_dict({"metadata": metadata, "spec": spec}))
+        except ApiError as error:
+            return error.status.code in (404, 409)
+        return True
 
     def _in_use(self, claim: PersistentVolumeClaim) -> bool:
         """No upload server starts beside a pod that has the claim."""
@@ -250,7 +294,7 @@ class Uploads:
             server.busy = False
             return fault.status, "the upload server is not well"
         try:
-            convert = _receive(server, _counted(_part(request), upload, fault), asynchronous)
+            convert = store(server, _counted(_part(request), upload, fault), asynchronous)
             if not asynchronous:
                 self._process(server, convert, fault)
         except ConnectionAbortedError:
@@ -265,7 +309,7 @@ class Uploads:
 
     def _process(self, server: Server, convert: bool, fault: UploadFault) -> None:
         """What comes after the last byte; the server then ends."""
-        _process(server, convert)
+        finish(server, convert)
         if fault.damage:
             fault.damage(server.volume.image)
         server.done, server.busy = True, False
@@ -349,29 +393,19 @@ def _opened(stream: IO[bytes]) -> tuple[bool, IO[bytes]]:
     return any(head.startswith(magic, at) for at, magic in FORMATS.values()), file
 
 
-def _asked(claim: PersistentVolumeClaim) -> int:
-    return int(parse_quantity(claim.spec.resources.requests["storage"]))
-
-
-def _available(server: Server) -> int:
-    """What CDI takes for the room: of a file system no more than was asked for."""
-    room = server.volume.available()
-    return room if server.volume.mode == "Block" else min(room, _asked(server.claim))
-
-
-def _receive(server: Server, body: Iterator[bytes], asynchronous: bool) -> bool:
+def store(server: Server, body: Iterator[bytes], asynchronous: bool) -> bool:
     """Writes the body to the claim, or to scratch space where it is to be converted; whether that is so."""
     image = server.volume.image
-    if server.volume.mode == "Filesystem":
+    if not server.block:
         image.unlink(missing_ok=True)
-    available = _available(server)
+    server.measure()
     convert, stream = _opened(_Stream(body))
     target = server.scratch if convert else image
-    block = server.volume.mode == "Block" and not convert
+    block = server.block and not convert
     try:
-        _write(stream, target, _asked(server.claim) if convert else available, block)
+        _write(stream, target, server.asked if convert else server.available, block)
         if convert or asynchronous:
-            _validate(target, available)
+            _validate(target, server.available)
     except Exception:
         if not block:
             target.unlink(missing_ok=True)
@@ -380,7 +414,7 @@ def _receive(server: Server, body: Iterator[bytes], asynchronous: bool) -> bool:
 
 
 def _write(stream: IO[bytes], target: Path, room: int, block: bool) -> None:
-    """Pieces of zeroes become holes, of a block volume's file too; data beyond the room finds no space."""
+    """Pieces of zeroes become holes of a file; data beyond the room finds no space."""
     zeroes = bytes(32 << 10)
     written = length = 0
     with open(target, "r+b" if block else "wb") as file:
@@ -398,14 +432,12 @@ def _write(stream: IO[bytes], target: Path, room: int, block: bool) -> None:
         os.fsync(file.fileno())
 
 
-def _info(image: Path) -> Object:
-    """What qemu-img makes of an image, whose format it guesses as CDI has it do."""
-    told = subprocess.run(["qemu-img", "info", "--output=json", image], check=True, capture_output=True)
-    return json.loads(told.stdout)
-
-
 def _validate(image: Path, available: int) -> None:
-    found = _info(image)
+    """What qemu-img makes of an image, whose format it guesses as CDI has it do, has to fit."""
+    told = subprocess.run(["qemu-img", "info", "--output=json", image], check=False, capture_output=True)
+    if told.returncode:
+        raise NoCapacity(told.stderr.decode())
+    found = json.loads(told.stdout)
     size, backing = found["virtual-size"], found.get("backing-filename")
     if backing and not Path(backing).exists():
         raise NoCapacity(f"Image {image} is invalid because it has invalid backing file {backing}")
@@ -414,22 +446,21 @@ def _validate(image: Path, available: int) -> None:
         raise NoCapacity(f"{told}. A larger PVC is required")
 
 
-def _process(server: Server, convert: bool) -> None:
+def finish(server: Server, convert: bool) -> None:
     """Converts what is in scratch space, and lets a file grow to what the claim has room for."""
-    image, block = server.volume.image, server.volume.mode == "Block"
-    available = _available(server)
+    image = server.volume.image
     if convert:
-        _validate(server.scratch, available)
-        given = ["-n"] if block else []
+        _validate(server.scratch, server.available)
+        given = ["-n"] if server.block else []
         command = ["qemu-img", "convert", "-t", "writeback", *given, "-O", "raw", server.scratch, image]
         try:
             subprocess.run(command, check=True, capture_output=True)
         finally:
             server.scratch.unlink()
-    if not block:
-        usable = int(available / (1 + OVERHEAD)) // 4096 * 4096
+    if not server.block:
+        usable = int(server.available / (1 + OVERHEAD)) // 4096 * 4096
         if image.stat().st_size < usable:
             os.truncate(image, usable)
-        _validate(image, available)
+        _validate(image, server.available)
         image.chmod(0o660)
         os.chown(image, 107, 107)

@@ -19,14 +19,16 @@ from typing import Any
 import httpx2
 import yaml
 from cluster import server
-from cluster.cdi import OVERHEAD, Uploads
+from cluster.cdi import OVERHEAD, SCRATCH, Uploads
 from cluster.csi import CLASSES, PROVISIONER, Driver
+from cluster.datavolumes import DATA_VOLUME, VALIDATE, Imports
 from cluster.faults import Proxy, proxy
 from cluster.kubelet import Kubelet
 from cluster.virt import Controller
-from cluster.wire import Events, certificate, serving
+from cluster.wire import Events, certificate, overtaken, serving
 from lightkube import ApiError, Client
 from lightkube.generic_resource import create_global_resource, create_namespaced_resource
+from lightkube.resources.admissionregistration_v1 import ValidatingWebhookConfiguration
 from lightkube.resources.apiregistration_v1 import APIService
 from lightkube.resources.batch_v1 import Job
 from lightkube.resources.core_v1 import (
@@ -42,7 +44,6 @@ from migrate.target import api
 
 CDI = "v1beta1.upload.cdi.kubevirt.io"
 CDI_CONFIG = create_global_resource("cdi.kubevirt.io", "v1beta1", "CDIConfig", "cdiconfigs")
-DATA_VOLUME = create_namespaced_resource("cdi.kubevirt.io", "v1beta1", "DataVolume", "datavolumes")
 TOKEN_REQUEST = create_namespaced_resource(
     "upload.cdi.kubevirt.io", "v1beta1", "UploadTokenRequest", "uploadtokenrequests"
 )
@@ -54,7 +55,7 @@ class Cluster:
     """`client` is the administrator's and goes past the `api` proxy, which `kubeconfig` leads to.
 
     Faults: `api.faults` (ApiFault), `uploads.faults` (UploadFault), `uploads.tokens.seconds`, `uploads.ready_seconds`,
-    `kubelet.unpullable`. What was asked: `api.seen`, `uploads.seen`.
+    `kubelet.unpullable`. What was asked: `api.seen`, `uploads.seen`. What imports find: `imports.origins`.
     """
 
     server: server.Server
@@ -64,6 +65,7 @@ class Cluster:
     api: Proxy
     driver: Driver
     uploads: Uploads
+    imports: Imports
     kubelet: Kubelet
     events: Events
     context: str = "admin"
@@ -92,6 +94,7 @@ class Cluster:
         self.uploads.seen.clear()
         self.uploads.tokens.seconds, self.uploads.ready_seconds = 300.0, 10.0
         self.kubelet.unpullable.clear()
+        self.imports.origins.clear()
         for kind in (api.kinds()["virtualmachines"], *MADE):
             everywhere = {"namespace": "*"} if kind is not PersistentVolume else {}
             for item in self.client.list(kind, **everywhere):
@@ -117,7 +120,7 @@ class Cluster:
             "uploadProxyURL": self.uploadproxy.removeprefix("https://"),
             "uploadProxyCA": self.authority.read_text(),
             "filesystemOverhead": {"global": str(OVERHEAD), "storageClass": {name: str(OVERHEAD) for name in CLASSES}},
-            "scratchSpaceStorageClass": "fast",
+            "scratchSpaceStorageClass": SCRATCH,
         }
         config = {"metadata": {"name": "config"}, "spec": {"featureGates": ["HonorWaitForFirstConsumer"]}}
         client.apply(CDI_CONFIG.from_dict(config | {"status": status}), force=True)
@@ -135,6 +138,8 @@ def doubles(found: server.Server) -> Iterator[Cluster]:
         driver = Driver(events, root / "volumes")
         uploads = Uploads(events, driver, root / "scratch")
         kubelet = Kubelet(events, driver, root / "pods")
+        imports = Imports(events, driver, root / "scratch")
+        events.follow(DATA_VOLUME, kubelet.collect)
         Controller(events)
         config = yaml.safe_load(found.kubeconfig.read_text())
         there = config["clusters"][0]["cluster"]
@@ -142,7 +147,7 @@ def doubles(found: server.Server) -> Iterator[Cluster]:
         authority.write_bytes(base64.b64decode(there["certificate-authority-data"]))
         with (
             events.handling(),
-            serving(tls, uploads.routes | kubelet.routes) as port,
+            serving(tls, uploads.routes | imports.routes | kubelet.routes) as port,
             proxy(tls, there["server"], authority) as before,
         ):
             there["server"] = f"https://127.0.0.1:{before.port}"
@@ -156,11 +161,13 @@ def doubles(found: server.Server) -> Iterator[Cluster]:
                 before,
                 driver,
                 uploads,
+                imports,
                 kubelet,
                 events,
             )
             try:
                 _aggregate(made, port)
+                _admit(made, port)
                 yield made
             finally:
                 kubelet.stop()
@@ -199,10 +206,23 @@ def _aggregate(made: Cluster, port: int) -> None:
     made.wait(available, "the API of CDI")
 
 
+def _admit(made: Cluster, port: int) -> None:
+    """Has the API server ask the double about DataVolumes, as it asks CDI's webhook."""
+    authority = base64.b64encode(made.authority.read_bytes()).decode()
+    rule = {"apiGroups": ["cdi.kubevirt.io"], "apiVersions": ["v1beta1"], "resources": ["datavolumes"]}
+    hook = {
+        "name": "datavolume-validate.cdi.kubevirt.io",
+        "clientConfig": {"url": f"https://127.0.0.1:{port}{VALIDATE}", "caBundle": authority},
+        "rules": [rule | {"operations": ["CREATE", "UPDATE"], "scope": "*"}],
+        "admissionReviewVersions": ["v1"],
+        "sideEffects": "None",
+        "failurePolicy": "Fail",
+    }
+    name = {"metadata": {"name": "cdi-api-datavolume-validate"}}
+    made.client.create(ValidatingWebhookConfiguration.from_dict(name | {"webhooks": [hook]}))
+
+
 def _delete(client: Client, kind: type, item: Any) -> None:
     namespace = item.metadata.namespace
-    try:
+    with overtaken():
         client.delete(kind, item.metadata.name, **({"namespace": namespace} if namespace else {}), grace_period=0)
-    except ApiError as error:
-        if error.status.code != 404:
-            raise

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cluster.csi import NODE, Driver
-from cluster.wire import Answer, Events, Object, Request
+from cluster.wire import Answer, Events, Object, Request, overtaken
 from lightkube import ApiError
 from lightkube.resources.batch_v1 import Job
 from lightkube.resources.core_v1 import ConfigMap, Node, PersistentVolumeClaim, Pod, Secret
@@ -27,6 +27,7 @@ from lightkube.types import PatchType
 from msgspec import ValidationError
 
 REPOSITORY = Path(__file__).parents[2]
+ENDED = ("Succeeded", "Failed")
 MESSAGE = 4096  # Bytes that a termination message has at most.
 NAMED = ("batch.kubernetes.io/job-name", "batch.kubernetes.io/controller-uid")
 DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -52,7 +53,7 @@ class Kubelet:
         self.pods: dict[str, Running] = {}
         events.follow(Pod, self._pod, self._job_of)
         events.follow(PersistentVolumeClaim, self._claim)
-        events.follow(Job, self._job, self._collect)
+        events.follow(Job, self._job, self.collect)
 
     @property
     def routes(self) -> dict[str, Answer]:
@@ -92,7 +93,7 @@ class Kubelet:
             if running:
                 self._kill(running)
             if event != "DELETED":
-                with suppress(ApiError):
+                with overtaken():
                     self.client.delete(Pod, metadata.name, namespace=metadata.namespace, grace_period=0)
         elif not running and pod.status.phase == "Pending" and self._scheduled(pod):
             folder = self.root / metadata.uid
@@ -142,7 +143,7 @@ class Kubelet:
         try:
             active = {"running": {"startedAt": begun}}
             each = range(len(pod.spec.containers))
-            with suppress(ApiError):
+            with overtaken():
                 statuses = [_container(pod, index, active) for index in each]
                 self._status(pod, {"phase": "Running", "conditions": ready, "containerStatuses": statuses})
             for container in [*(pod.spec.initContainers or []), *pod.spec.containers]:
@@ -164,7 +165,7 @@ class Kubelet:
         phase = "Failed" if any(codes) else "Succeeded"
         states = states[-len(pod.spec.containers) :]
         statuses = [_container(pod, index, state) for index, state in enumerate(states)]
-        with suppress(ApiError):
+        with overtaken():
             done = [{"type": "Ready", "status": "False", "reason": "PodCompleted"}]
             self._status(pod, {"phase": phase, "conditions": done, "containerStatuses": statuses})
 
@@ -292,7 +293,7 @@ class Kubelet:
         namespace, name, container = request.match.groups()
         pod = self.client.get(Pod, name, namespace=namespace)
         log = self.pods[pod.metadata.uid].folder / f"{container}.log"
-        while request.query.get("follow") == "true" and pod.status.phase not in ("Succeeded", "Failed"):
+        while request.query.get("follow") == "true" and pod.status.phase not in ENDED:
             time.sleep(0.05)
             pod = self.client.get(Pod, name, namespace=namespace)
         data = log.read_bytes() if log.exists() else b""
@@ -345,7 +346,7 @@ class Kubelet:
                 self.events.later(deadline - age + 0.1, self._look, metadata.namespace, metadata.name)
         if "conditions" in told:
             for pod in pods:
-                if pod.status.phase not in ("Succeeded", "Failed"):
+                if pod.status.phase not in ENDED:
                     self.client.delete(Pod, pod.metadata.name, **where)
         self.client.patch(Job.Status, metadata.name, {"status": told}, **where)
 
@@ -373,7 +374,7 @@ class Kubelet:
 
     # The garbage collector.
 
-    def _collect(self, event: str, owner: object) -> None:
+    def collect(self, event: str, owner: object) -> None:
         """Deletes what a deleted object owns, unless its dependents are to be orphans."""
         metadata = owner.metadata
         finalizers = metadata.finalizers or []
@@ -385,11 +386,12 @@ class Kubelet:
             for item in self.client.list(kind, **where):
                 if not _owned(item, metadata.uid):
                     continue
-                if "orphan" in finalizers:
-                    patch = {"metadata": {"ownerReferences": None}}
-                    self.client.patch(kind, item.metadata.name, patch, **where, patch_type=PatchType.MERGE)
-                else:
-                    self.client.delete(kind, item.metadata.name, **where)
+                with overtaken():
+                    if "orphan" in finalizers:
+                        patch = {"metadata": {"ownerReferences": None}}
+                        self.client.patch(kind, item.metadata.name, patch, **where, patch_type=PatchType.MERGE)
+                    else:
+                        self.client.delete(kind, item.metadata.name, **where)
         if event != "DELETED":
             patch = {"metadata": {"finalizers": [each for each in finalizers if each not in asked]}}
             self.client.patch(type(owner), metadata.name, patch, **where, patch_type=PatchType.MERGE)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.wire import Events, Object
-from lightkube import ApiError
+from cluster.wire import Events, Object, overtaken
 from lightkube.types import PatchType
 
 from migrate.target import api
@@ -44,14 +43,11 @@ class Controller:
             "spec": machine.spec["template"]["spec"],
             "status": {"phase": "Running"},
         }
-        try:
+        with overtaken():
             if runs:
                 self.client.create(self.instances.from_dict(made))
             else:
                 self.client.delete(self.instances, name, namespace=namespace)
-        except ApiError as error:
-            if error.status.code not in (404, 409):
-                raise
 
 
 def _wanted(spec: Object) -> bool:

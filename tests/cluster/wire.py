@@ -158,6 +158,16 @@ def serving(tls: tuple[Path, Path], routes: dict[str, Answer]) -> Iterator[int]:
         server.server_close()
 
 
+@contextmanager
+def overtaken() -> Iterator[None]:
+    """Lets pass what the API server says of objects that are gone or have changed; those changes are events too."""
+    try:
+        yield
+    except ApiError as error:
+        if error.status.code not in (404, 409):
+            raise
+
+
 class Events:
     """What happens to objects, handled one after the other by one thread."""
 
@@ -205,11 +215,8 @@ class Events:
         while not self._ended.is_set():
             call = self._queue.get()
             try:
-                call()
-            except ApiError as error:
-                # What is gone is nobody's, and what has changed comes again.
-                if error.status.code not in (404, 409):
-                    self.problems.append(traceback.format_exc())
+                with overtaken():
+                    call()
             except Exception:
                 if not self._ended.is_set():
                     self.problems.append(traceback.format_exc())
