@@ -196,11 +196,11 @@ SIZE_REMEDY = "Remove the size from the site file; it is for disks of unknown si
 
 def _disks(vm: VM, book: ledger.Ledger, site: Site) -> Iterator[PlannedDisk]:
     """A row for each disk whose volume is a claim."""
-    for entry in book.entries:
-        for path, claim in entry.writes.items():
-            volume, device = CLAIM.fullmatch(path), DISK.match(entry.path)
-            if volume and device and book.writes[path].first(entry.path):
-                yield _planned(vm, vm.disks[int(device[1])], volume[1], claim, book, site)
+    claims = ((path, write) for path, write in book.writes.items() if path.endswith(".claimName") and write.leaves)
+    for path, write in sorted(claims, key=lambda claim: claim[1].order):
+        volume, device = CLAIM.fullmatch(path), DISK.match(write.leaves[0])
+        if volume and device:
+            yield _planned(vm, vm.disks[int(device[1])], volume[1], write.value, book, site)
 
 
 def _planned(vm: VM, disk: Disk, name: str, claim: str, book: ledger.Ledger, site: Site) -> PlannedDisk:

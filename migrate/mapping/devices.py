@@ -65,7 +65,11 @@ def option(view: View, context: Context) -> Iterator[Sign]:
 
 def transitional(context: Context) -> bool:
     """Whether the VM's virtio devices must speak virtio 0.9 as well: the domain says so, or the guest is that old."""
-    models = (leaf.value for leaf in context.document.leaves if leaf.pattern in MODELS)
+    return context.once(_transitional)
+
+
+def _transitional(context: Context) -> bool:
+    models = (leaf.value for model in MODELS for leaf in context.document.by_pattern.get(model, ()))
     return "virtio-transitional" in models or context.osinfo.partition("://")[2].startswith(OLD_GUESTS)
 
 

@@ -318,23 +318,26 @@ def reservation(view: View, context: Context) -> Iterator[Sign]:
 
 def address(view: View, context: Context) -> Iterator[Sign]:
     """Where the guest finds the disk; whether the order of its virtio disks changes is worth a warning."""
-    yield flag(view.owned, "order" if _reordered(view) else "place")
+    order = context.once(_slot_order)
+    reordered = view.node.index in order and sorted(order).index(view.node.index) != order.index(view.node.index)
+    yield flag(view.owned, "order" if reordered else "place")
 
 
-def _reordered(view: View) -> bool:
-    """Whether a virtio disk comes at another place in the order of slots than in the order of the document."""
-    virtio = [leaf.node.trail[1].index for leaf in view.every("/devices.disk.target.bus") if leaf.value == "virtio"]
-    slots = {index: [0] * len(SLOT) for index in sorted(virtio)}
+def _slot_order(context: Context) -> list[int]:
+    """The indices of the virtio disks in the order of their slots; none where one of them has no slot."""
+    every = context.document.by_pattern
+    virtio = [
+        leaf.node.trail[1].index for leaf in every.get("devices.disk.target.bus", ()) if leaf.value == "virtio"
+    ]
+    slots = {index: [0] * len(SLOT) for index in virtio}
     placed = set()
     for position, name in enumerate(SLOT):
-        for leaf in view.every(f"/devices.disk.address.{name}"):
+        for leaf in every.get(f"devices.disk.address.{name}", ()):
             index = leaf.node.trail[1].index
             if index in slots and NUMBER.fullmatch(leaf.value):
                 slots[index][position] = int(leaf.value, 16 if leaf.value[:2] == "0x" else 10)
                 placed.add(index)
-    if view.node.index not in slots or len(placed) < len(slots):
-        return False
-    return list(slots).index(view.node.index) != sorted(slots, key=lambda index: slots[index]).index(view.node.index)
+    return sorted(sorted(slots), key=lambda index: slots[index]) if len(placed) == len(slots) else []
 
 
 def lost(view: View, context: Context) -> Iterator[Sign]:

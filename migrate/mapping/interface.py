@@ -57,14 +57,18 @@ def attachment(node: Node, context: Context) -> Network | str:
     A VM has one interface on the pod network at most. The first one that the site file puts there has it, else the
     first one of QEMU's user networking that the site file does not mention, which is translated addresses as well.
     """
+    return context.once(_attachments)[node.path]
+
+
+def _attachments(context: Context) -> dict[str, Network | str]:
     nodes = context.document.nodes["devices.interface"]
-    chosen = {other.path: _chosen(other, context) for other in nodes}
+    chosen = {node.path: _chosen(node, context) for node in nodes}
     on_pod = [path for path, network in chosen.items() if network and not network.multus]
     on_pod += [node.path for node in nodes if not chosen[node.path] and _source(node, context)[0] == "user"]
-    network = chosen[node.path]
-    if node.path in on_pod:
-        return (network or POD) if node.path == on_pod[0] else "second-pod"
-    return network or "no-network"
+    found: dict[str, Network | str] = {path: network or "no-network" for path, network in chosen.items()}
+    for path in on_pod:
+        found[path] = (chosen[path] or POD) if path == on_pod[0] else "second-pod"
+    return found
 
 
 def gate(view: View, context: Context) -> tuple[str, str] | None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from migrate.mapping.paths import Document, Leaf, Node, printable, redact
@@ -36,10 +37,6 @@ class Write:
     order: int
     leaves: tuple[str, ...] = ()
 
-    def first(self, leaf: str) -> bool:
-        """Whether a leaf is the first that the value comes from."""
-        return bool(self.leaves) and self.leaves[0] == leaf
-
 
 @dataclass(slots=True)
 class Ledger:
@@ -59,8 +56,10 @@ class Ledger:
 
     def ordered(self) -> list[Write]:
         """The writes in source order: an item of a list stands where the element stands that its name comes from."""
-        homes = {path.rpartition("]")[0]: write.order for path, write in self.writes.items() if path.endswith("].name")}
-        return sorted(self.writes.values(), key=lambda write: homes.get(write.path.rpartition("]")[0], write.order))
+        homes = {path[: -len("].name")]: write.order for path, write in self.writes.items() if path.endswith("].name")}
+        placed = [(homes.get(path.rpartition("]")[0], write.order), write) for path, write in self.writes.items()]
+        placed.sort(key=itemgetter(0))
+        return [write for _, write in placed]
 
     def writer(self, path: str) -> str | None:
         """The rule that wrote a target path, or something below or above it."""
@@ -166,47 +165,54 @@ class _Run:
         self.flagged: set[int] = set()
         self.vm_id = context.vm.id
         self.holds: Holds = {}
+        self.said: dict[Node, str] = {}
         self.keys: dict[tuple[str | None, Node], str] = {}
         self.used_keys: dict[tuple[str | None, str], set[str]] = {}
 
     def all(self) -> Ledger:
         gated = self._gates()
-        shut: dict[str, list[Entry]] = {}
+        shut: dict[Node, list[Entry]] = {}
         groups: dict[tuple[Rule, Node], list[Leaf]] = {}
-        for leaf in self.document.leaves:
-            gate = next((gated[node.path] for node in leaf.node.trail if node.path in gated), None) if gated else None
-            if gate is not None:
-                shut.setdefault(gate[3].path, []).append(self._gated(leaf, gate[0]))
-                continue
-            rule, node = _owner(leaf, self.document, self.rules, self.holds)
-            self.entries[leaf] = self._entry(leaf, rule, rule)
-            group = groups.get((rule, node))
-            if group is None:
-                groups[rule, node] = [leaf]
+        document, rules, holds, entries = self.document, self.rules, self.holds, self.entries
+        for leaf in document.leaves:
+            owner, node = _owner(leaf, document, rules, holds)
+            value = REDACTED if _secret(leaf, owner) else leaf.value
+            inside = next((above for above in leaf.node.trail if above in gated), None) if gated else None
+            if inside:
+                entry = entries[leaf] = Entry(leaf.path, value, gated[inside][0].id, "flag", {}, None, [], leaf.implied)
+                shut.setdefault(inside, []).append(entry)
+            elif row := owner.quiet(leaf.value):
+                entries[leaf] = Entry(leaf.path, value, owner.id, row.word, {}, row.said, [], leaf.implied)
+                self.ledger.rows.append((owner, row))
             else:
-                group.append(leaf)
-        for path, entries in shut.items():
-            rule, row, detail, node = gated[path]
-            self._flag(rule, row, node, entries, detail)
+                entries[leaf] = Entry(leaf.path, value, owner.id, "flag", {}, None, [], leaf.implied)
+                group = groups.get((owner, node))
+                if group is None:
+                    groups[owner, node] = [leaf]
+                else:
+                    group.append(leaf)
+        for node, closed in shut.items():
+            rule, gate_row, detail = gated[node]
+            self._flag(rule, gate_row, node, closed, detail)
         for (rule, node), leaves in groups.items():
             self._apply(rule, node, leaves)
-        self.ledger.entries = [self.entries[leaf] for leaf in self.document.leaves]
+        self.ledger.entries = list(entries.values())
         self._gains()
         return self.ledger
 
-    def _gates(self) -> dict[str, tuple[Rule, Row, str | None, Node]]:
-        gated: dict[str, tuple[Rule, Row, str | None, Node]] = {}
+    def _gates(self) -> dict[Node, tuple[Rule, Row, str | None]]:
+        gated: dict[Node, tuple[Rule, Row, str | None]] = {}
         for each, gates in self.rules.gates.items():
             for node in self.document.nodes.get(each, ()):
                 for gate in gates:
-                    if node.path not in gated and _holds(gate, node, self.document, self.holds):
+                    if node not in gated and _holds(gate, node, self.document, self.holds):
                         try:
                             shut = self._gate(gate, node)
                         except Exception as error:
                             self._break(gate, node, [], error)
                             continue
                         if shut:
-                            gated[node.path] = (gate, *shut, node)
+                            gated[node] = (gate, *shut)
         return gated
 
     def _gate(self, gate: Rule, node: Node) -> tuple[Row, str | None] | None:
@@ -224,14 +230,6 @@ class _Run:
             return (row, None) if row else None
         return gate.rows["always"], None
 
-    def _gated(self, leaf: Leaf, gate: Rule) -> Entry:
-        self.entries[leaf] = self._entry(leaf, gate, self._owner(leaf))
-        return self.entries[leaf]
-
-    def _entry(self, leaf: Leaf, rule: Rule, owner: Rule) -> Entry:
-        value = REDACTED if _secret(leaf, owner) else leaf.value
-        return Entry(leaf.path, value, rule.id, "flag", {}, None, [], leaf.implied)
-
     def _apply(self, rule: Rule, node: Node, leaves: list[Leaf]) -> None:
         before = len(self.ledger.writes)
         try:
@@ -239,8 +237,7 @@ class _Run:
                 self._call(rule, node, leaves)
             else:
                 for leaf in leaves:
-                    row = rule.rows.get(leaf.value, rule.otherwise) if rule.form == "values" else _only(rule)
-                    self._sign(rule, node, leaf, row)
+                    self._sign(rule, node, leaf, rule.row(leaf.value))
         except Exception as error:
             for path in list(self.ledger.writes)[before:]:
                 del self.ledger.writes[path]
@@ -273,8 +270,7 @@ class _Run:
             for entry in entries:
                 self._settle(entry, sign.word, sign.because)
 
-    def _sign(self, rule: Rule, node: Node, leaf: Leaf, row: Row | None) -> None:
-        assert row is not None
+    def _sign(self, rule: Rule, node: Node, leaf: Leaf, row: Row) -> None:
         entry = self.entries[leaf]
         self.ledger.rows.append((rule, row))
         if row.word == "write" or row.write is not None:
@@ -291,8 +287,6 @@ class _Run:
                 self._write(rule, node, pattern, value, [entry], row.because)
         if row.word == "flag":
             self._flag(rule, row, node, [entry], None)
-        elif row.word in ("default", "ignore"):
-            self._settle(entry, row.word, f"{row.because} ({row.source})" if row.source else row.because)
 
     def _settle(self, entry: Entry, word: Any, because: str | None) -> None:
         if id(entry) in self.settled or id(entry) in self.flagged or entry.writes:
@@ -314,7 +308,7 @@ class _Run:
             return
         if full in self.ledger.writes:
             raise Broken(f"writes {full}, which rule {self.ledger.writes[full].rule} wrote")
-        self.ledger.writes[full] = Write(full, value, rule.id, node.order, tuple(entry.path for entry in entries))
+        self.ledger.writes[full] = Write(full, value, rule.id, node.order, tuple([entry.path for entry in entries]))
         for entry in entries:
             if id(entry) in self.settled:
                 raise Broken(f"says two things of {entry.path}")
@@ -364,18 +358,17 @@ class _Run:
             return f"{pattern}={entry.value}"
         identity = self.document.text(f"{node.path}.{rule.identity}") if rule.identity else ""
         if not identity:
-            identity = "\n".join(sorted(self._said(node)))
+            identity = self.said.get(node) or self.said.setdefault(node, "\n".join(sorted(self._said(node))))
         return f"{pattern}@{identity}"
 
     def _said(self, node: Node) -> Iterator[str]:
         """What an element says, less its secrets: a hash of a weak one would give it away."""
         prefix = node.path + "."
         for leaf in self.document.leaves:
-            if leaf.path.startswith(prefix) and not _secret(leaf, self._owner(leaf)):
-                yield f"{leaf.pattern}={leaf.value}"
-
-    def _owner(self, leaf: Leaf) -> Rule:
-        return _owner(leaf, self.document, self.rules, self.holds)[0]
+            if leaf.path.startswith(prefix):
+                owner, _ = _owner(leaf, self.document, self.rules, self.holds)
+                if not _secret(leaf, owner):
+                    yield f"{leaf.pattern}={leaf.value}"
 
     def _full(self, rule: Rule, node: Node, place: Place) -> str:
         after = place.after
@@ -424,10 +417,9 @@ class _Run:
 
     def _gains(self) -> None:
         """What KubeVirt adds: said, and written where the manifest needs it."""
+        nodes = self.document.nodes
         for gain in self.rules.gains:
-            if any(element in self.document.nodes for element in gain.unless):
-                continue
-            if not all(self.document.text(name) in values for name, values in gain.where):
+            if not (nodes.keys().isdisjoint(gain.unless) and self._applies(gain)):
                 continue
             value: Any = gain.value
             if gain.function:
@@ -441,6 +433,12 @@ class _Run:
                     continue
                 self.ledger.writes[gain.path] = Write(gain.path, value, gain.id, 0)
             self.ledger.gains.append(Gain(gain.path, value, gain.because))
+
+    def _applies(self, gain: GainRule) -> bool:
+        for name, values in gain.where:
+            if self.document.text(name) not in values:
+                return False
+        return True
 
     def _gained(self, gain: GainRule) -> Any:
         assert gain.function
@@ -470,10 +468,6 @@ def _because(row: Row, detail: str | None) -> str:
     """The row's sentence, with the detail of this case in brackets."""
     sentence = (row.because or "").rstrip(".")
     return f"{sentence} ({printable(detail, 500)})." if detail else f"{sentence}."
-
-
-def _only(rule: Rule) -> Row:
-    return next(iter(rule.rows.values()))
 
 
 @lru_cache(maxsize=20_000)

@@ -16,6 +16,7 @@ from migrate.data import data_path
 from migrate.model import SEVERITIES, Refused
 from migrate.site import nearest
 
+QUIET = ("default", "ignore")
 FORMS = ("copy", "values", "default", "ignore", "flag", "call")
 HEADER_KEYS = ("about", "each", "where", "key", "identity", "gate", "rules")
 RULE_KEYS = (
@@ -56,6 +57,11 @@ class Row:
     remedy: str = ""
     source: str = ""
 
+    @property
+    def said(self) -> str | None:
+        """The reason with its source."""
+        return f"{self.because} ({self.source})" if self.source else self.because
+
 
 @dataclass(slots=True, eq=False)
 class Rule:
@@ -92,6 +98,19 @@ class Rule:
     def accounts_for(self) -> list[str]:
         """The leaf patterns that the rule can own: a gate owns its whole element when it shuts."""
         return list(self.patterns) or [f"{self.each}.**"]
+
+    def row(self, value: str) -> Row:
+        """What a rule that is no `call` says of a value."""
+        found = self.rows.get(value, self.otherwise) if self.form == "values" else next(iter(self.rows.values()))
+        assert found is not None
+        return found
+
+    def quiet(self, value: str) -> Row | None:
+        """The row that settles a leaf of this value with a word alone, None where there is more to do."""
+        if self.form in QUIET:
+            return self.rows[self.form]
+        row = self.rows.get(value, self.otherwise) if self.form == "values" else None
+        return row if row is not None and row.word in QUIET else None
 
     def allowed(self, pattern: str) -> bool:
         """Whether the rule may see leaves of a pattern: those it owns, reads, or is told apart by."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from migrate.mapping.paths import Document, Leaf, Node
 from migrate.model import VM, Disk
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from migrate.target.vocabulary import Target
 
 
+T = TypeVar("T")
 # File names of EFI builds: OVMF, AAVMF, edk2-x86_64-code.fd, QEMU_EFI.fd, BHYVE_UEFI.fd.
 EFI_IMAGE = re.compile(r"ovmf|aavmf|edk2|efi", re.IGNORECASE)
 
@@ -64,6 +65,13 @@ class Context:
     site: Site
     target: Target
     disks: dict[str, Disk]
+    known: dict[Callable[[Context], Any], Any] = field(init=False, default_factory=dict, repr=False)
+
+    def once(self, find: Callable[[Context], T]) -> T:
+        """What a function finds in the whole domain, looked for once."""
+        if find not in self.known:
+            self.known[find] = find(self)
+        return self.known[find]
 
     @property
     def arch(self) -> str:

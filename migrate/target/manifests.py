@@ -23,10 +23,10 @@ FIRST = ("apiVersion", "kind", "metadata", "spec")
 
 
 class Step(NamedTuple):
-    """One step down into an object: a field, a map's key, or the item of a list."""
+    """One step down into an object, a field, a map's key or the item of a list, and whether a list's item is next."""
 
     name: str
-    is_item: bool
+    before_item: bool
 
 
 class Items(dict[str, Any]):
@@ -34,23 +34,28 @@ class Items(dict[str, Any]):
 
 
 @lru_cache(maxsize=20_000)
-def _steps(path: str) -> tuple[str, str, tuple[Step, ...]]:
-    """Kind, key of the object, and the steps inside it; ValueError for a path that no version has."""
+def _steps(path: str) -> tuple[str, str, tuple[Step, ...], str]:
+    """Kind and key of the object, the steps inside it and the last name; ValueError for a path that no version has."""
     pattern = BRACKETS.sub("", path)
     version = since(pattern)
     if version is None:
         raise ValueError(f"no KubeVirt version has {pattern}")
     maps = load(version).field(pattern).maps
     segments = SEGMENT.findall(path)
-    steps = [
-        Step(part, index == 1 and position not in maps)
+    names = [
+        (part, index == 1 and position not in maps)
         for position, segment in enumerate(segments)
         for index, part in enumerate(segment)
         if part
     ]
-    if segments[0][0] not in API_VERSIONS:
-        return "VirtualMachine", "", (*(Step(name, False) for name in TEMPLATE.split(".")[1:]), *steps)
-    return segments[0][0], segments[0][1], tuple(steps[1 + bool(segments[0][1]) :])
+    kind, key = segments[0]
+    if kind in API_VERSIONS:
+        names = names[1 + bool(key) :]
+    else:
+        kind, key = "VirtualMachine", ""
+        names = [*((name, False) for name in TEMPLATE.split(".")[1:]), *names]
+    steps = tuple(Step(name, below[1]) for (name, _), below in pairwise(names))
+    return kind, key, steps, names[-1][0]
 
 
 def assemble(writes: Iterable[tuple[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -60,16 +65,15 @@ def assemble(writes: Iterable[tuple[str, Any]]) -> dict[str, list[dict[str, Any]
     """
     objects: dict[str, dict[str, dict[str, Any]]] = {}
     for path, value in writes:
-        kind, key, steps = _steps(path)
+        kind, key, steps, last = _steps(path)
         node = objects.setdefault(kind, {}).get(key)
         if node is None:
             node = objects[kind][key] = {"apiVersion": API_VERSIONS[kind], "kind": kind}
-        for step, below in pairwise(steps):
-            inner = node.get(step.name)
+        for name, before_item in steps:
+            inner = node.get(name)
             if inner is None:
-                inner = node[step.name] = Items() if below.is_item else {}
+                inner = node[name] = Items() if before_item else {}
             node = inner
-        last = steps[-1].name
         if isinstance(value, dict):
             node.setdefault(last, {}).update(value)
         else:
@@ -77,10 +81,9 @@ def assemble(writes: Iterable[tuple[str, Any]]) -> dict[str, list[dict[str, Any]
     return {kind: [_plain(found) for found in by_key.values()] for kind, by_key in objects.items()}
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Items):
-        return [_plain(item) for item in value.values()]
-    return {key: _plain(inner) for key, inner in value.items()} if isinstance(value, dict) else value
+def _plain(value: dict[str, Any]) -> Any:
+    plain = {key: _plain(inner) if isinstance(inner, dict) else inner for key, inner in value.items()}
+    return list(plain.values()) if isinstance(value, Items) else plain
 
 
 def dump(objects: Iterable[dict[str, Any]]) -> str:

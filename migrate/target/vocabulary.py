@@ -31,6 +31,7 @@ BRACKETS = re.compile(r"\[[^\]]*\]")
 QUANTITY = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(([KMGTPE]i|[numkMGTPE])?|[eE][+-]?\d+)")
 WORDS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 RANGES = {"int32": 2**31, "int64": 2**63}
+SCALARS = {"string", "boolean", *RANGES, "number", "quantity", "int-or-string", "any"}
 
 
 class Field(NamedTuple):
@@ -282,43 +283,52 @@ def strict(manifest: dict[str, Any], target: Target) -> list[str]:
     problems = []
     if manifest.get("apiVersion") != API_VERSIONS[kind]:
         problems.append(f"{kind}.apiVersion: is not {API_VERSIONS[kind]}")
-    return problems + list(_problems(target.vocabulary, kind, manifest, kind))
+    _check(target.vocabulary, kind, manifest, (kind,), problems)
+    return problems
 
 
-def _problems(vocabulary: Vocabulary, kind: str, value: Any, path: str) -> Iterator[str]:
-    if kind in vocabulary.types:
+def _check(vocabulary: Vocabulary, kind: str, value: Any, trail: tuple[Any, ...], problems: list[str]) -> None:
+    """Adds what is wrong with a value of a kind. Names stand in the trail as text, keys of items each in a tuple."""
+    fields = vocabulary.types.get(kind)
+    if fields is not None:
         if not isinstance(value, dict):
-            yield f"{path}: is not an object"
+            problems.append(f"{_shown(trail)}: is not an object")
             return
-        fields = vocabulary.types[kind]
         for name, inner in value.items():
-            below = f"{path}.{name}"
-            if name in fields:
-                yield from _problems(vocabulary, fields[name], inner, below)
-            else:
-                first = since(BRACKETS.sub("", below))
-                yield f"{below}: unknown field" + (f", KubeVirt has it since {first}" if first else "")
+            below = fields.get(name)
+            if below is None:
+                path = _shown((*trail, name))
+                first = since(BRACKETS.sub("", path))
+                problems.append(f"{path}: unknown field" + (f", KubeVirt has it since {first}" if first else ""))
+            elif below not in SCALARS or not _fits(below, inner):
+                _check(vocabulary, below, inner, (*trail, name), problems)
         for name in vocabulary.required[kind]:
             if name not in value:
-                yield f"{path}.{name}: missing"
+                problems.append(f"{_shown(trail)}.{name}: missing")
     elif kind[0] == "[":
         if not isinstance(value, list):
-            yield f"{path}: is not a list"
+            problems.append(f"{_shown(trail)}: is not a list")
             return
         for position, item in enumerate(value):
             key = item.get("name", position) if isinstance(item, dict) else position
-            yield from _problems(vocabulary, kind[1:-1], item, f"{path}[{key}]")
+            _check(vocabulary, kind[1:-1], item, (*trail, (key,)), problems)
     elif kind[0] == "{":
         if not isinstance(value, dict):
-            yield f"{path}: is not an object"
+            problems.append(f"{_shown(trail)}: is not an object")
             return
         for key, item in value.items():
-            yield from _problems(vocabulary, kind[1:-1], item, f"{path}[{key}]")
+            _check(vocabulary, kind[1:-1], item, (*trail, (key,)), problems)
     elif kind[0] == "=":
         if value not in kind[1:].split("|"):
-            yield f"{path}: {value!r} is not one of {', '.join(kind[1:].split('|'))}"
+            problems.append(f"{_shown(trail)}: {value!r} is not one of {', '.join(kind[1:].split('|'))}")
     elif not _fits(kind, value):
-        yield f"{path}: {value!r:.80} is no {kind}"
+        problems.append(f"{_shown(trail)}: {value!r:.80} is no {kind}")
+
+
+def _shown(trail: tuple[Any, ...]) -> str:
+    """A trail as a path, `VirtualMachine.spec.volumes[vda]`."""
+    steps = (f"[{step[0]}]" if isinstance(step, tuple) else f".{step}" for step in trail)
+    return "".join(steps).removeprefix(".")
 
 
 def _fits(kind: str, value: Any) -> bool:

@@ -93,7 +93,12 @@ class Spec:
 
 def amount(quantity: Any) -> Fraction | None:
     """A quantity as an exact number; None for none and for what is no quantity."""
-    parts = AMOUNT.fullmatch(str(quantity)) if quantity is not None else None
+    return _amount(str(quantity)) if quantity is not None else None
+
+
+@lru_cache(maxsize=10_000)
+def _amount(text: str) -> Fraction | None:
+    parts = AMOUNT.fullmatch(text)
     if parts is None:
         return None
     try:
