@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from migrate.mapping.guests import judged
 from migrate.mapping.signs import Context, Sign, View, default, flag, write
 
 VIRTIO_SCSI = ("virtio-scsi", "virtio-non-transitional")
@@ -20,7 +21,7 @@ def scsi(view: View, context: Context) -> Iterator[Sign]:
     elif model == TRANSITIONAL:
         yield default(view.owned, "One transitional device makes all virtio devices of the VM so (gain-transitional).")
     elif _in_use(view):
-        yield flag(view.owned, "driver", model)
+        yield flag(view.owned, "driver", f"{model} before; {judged(context.osinfo, 'virtio_scsi')}")
     else:
         yield flag(view.owned, "unused", model)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from migrate.mapping import guests
 from migrate.mapping.paths import Leaf, Node, printable
 from migrate.mapping.signs import Context, Sign, View, default, flag
 
@@ -12,11 +14,14 @@ SHOWN = 4
 PCI_LIMITS = {"domain": 0xFFFF, "bus": 0xFF, "slot": 0x1F, "function": 7}
 MODELS = ("devices.interface.model.type", "devices.disk.model", "devices.rng.model", "devices.memballoon.model")
 MODELS += ("devices.input.model", "devices.vsock.model", "devices.controller.model", "devices.filesystem.model")
-# Kernels before 4.0 and the virtio-win drivers of Windows XP and 2003 speak only virtio 0.9. Ids of libosinfo.
-OLD_GUESTS = ("centos.org/centos/5", "centos.org/centos/6", "redhat.com/rhel/3", "redhat.com/rhel/4")
-OLD_GUESTS += ("redhat.com/rhel/5", "redhat.com/rhel/6", "debian.org/debian/6", "debian.org/debian/7")
-OLD_GUESTS += ("ubuntu.com/ubuntu/10", "ubuntu.com/ubuntu/12", "ubuntu.com/ubuntu/14", "suse.com/sles/11")
-OLD_GUESTS += ("microsoft.com/win/xp", "microsoft.com/win/2k3")
+# What a guest that uses virtio boots from or is reached by.
+VIRTIO = {
+    "devices.disk.target.bus": "virtio",
+    "devices.interface.model.type": "virtio",
+    "devices.controller.model": "virtio-scsi",
+}
+# i440FX machines, whose PCI is conventional: QEMU's, RHEL 6's and RHEL 7's.
+I440FX = re.compile(r"pc|pc-(i440fx-)?\d.*|pc-i440fx-rhel.*|rhel\d.*")
 
 
 def described(leaves: list[Leaf], below: str) -> str:
@@ -63,16 +68,43 @@ def option(view: View, context: Context) -> Iterator[Sign]:
             yield flag(leaf, "option", leaf.path)
 
 
+def uses_virtio(context: Context) -> bool:
+    """Whether a disk or a network interface of the source is a virtio device."""
+    by_pattern = context.document.by_pattern
+    return any(leaf.value == value for pattern, value in VIRTIO.items() for leaf in by_pattern.get(pattern, ()))
+
+
 def transitional(context: Context) -> bool:
-    """Whether the VM's virtio devices must speak virtio 0.9 as well: the domain says so, or the guest is that old."""
+    """Whether the VM's virtio devices must speak virtio 0.9 as well.
+
+    They must where the domain says so, where the guest speaks nothing else, and where they do so at the source, on
+    conventional PCI, and the guest is Windows, whose drivers can be of any age.
+    """
     return context.once(_transitional)
 
 
 def _transitional(context: Context) -> bool:
-    models = (leaf.value for model in MODELS for leaf in context.document.by_pattern.get(model, ()))
-    return "virtio-transitional" in models or context.osinfo.partition("://")[2].startswith(OLD_GUESTS)
+    return _older(context) or (
+        guests.windows(context.osinfo) and I440FX.fullmatch(context.machine) is not None and uses_virtio(context)
+    )
+
+
+def _older(context: Context) -> bool:
+    by_pattern = context.document.by_pattern
+    models = (leaf.value for pattern in MODELS for leaf in by_pattern.get(pattern, ()))
+    return "virtio-transitional" in models or old(context)
+
+
+def old(context: Context) -> bool:
+    """Whether the guest speaks virtio 0.9 only; on s390x devices speak both, since they are not on PCI."""
+    return guests.drives(context.osinfo, "virtio_1") is False and context.arch != "s390x"
 
 
 def gained_transitional(context: Context, writes: Mapping[str, Any]) -> bool | None:
-    """True where all virtio devices become transitional."""
+    """True where all virtio devices become transitional, for the domain says so or the guest is old."""
+    return True if _older(context) else None
+
+
+def kept_transitional(context: Context, writes: Mapping[str, Any]) -> bool | None:
+    """True where all virtio devices stay transitional, for the drivers of Windows can be of any age."""
     return True if transitional(context) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from migrate.mapping.guests import Driver, judged
 from migrate.mapping.paths import Leaf
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 from migrate.model import Disk, short_hash
@@ -24,6 +25,7 @@ BUSES = {
     "sd": "sata",
     "nvme": "sata",
 }
+DRIVERS: dict[str, Driver] = {"sata": "ahci", "scsi": "virtio_scsi"}
 WITHOUT_SATA = ("aarch64", "s390x")
 
 # The leaves that say where the bytes are, by the disk's type. libvirt reads no others.
@@ -115,9 +117,10 @@ def bus(view: View, context: Context) -> Iterator[Sign]:
     yield write(view.owned, f"domain.devices.disks.{_kind(device)}.bus", new)
     if new != old:
         known = {"cdrom": "cdrom", "lun": "lun"}.get(device)
-        yield flag(view.owned, known or ("arch" if context.arch in WITHOUT_SATA else old))
+        row = known or ("arch" if context.arch in WITHOUT_SATA else old)
+        yield flag(view.owned, row, judged(context.osinfo, DRIVERS[new]) if new in DRIVERS else None)
     elif old == "scsi" and context.arch in ("x86_64", "i686") and not _has_scsi_controller(view):
-        yield flag(view.owned, "no-controller")
+        yield flag(view.owned, "no-controller", judged(context.osinfo, "virtio_scsi"))
 
 
 def _has_scsi_controller(view: View) -> bool:
@@ -326,9 +329,7 @@ def address(view: View, context: Context) -> Iterator[Sign]:
 def _slot_order(context: Context) -> list[int]:
     """The indices of the virtio disks in the order of their slots; none where one of them has no slot."""
     every = context.document.by_pattern
-    virtio = [
-        leaf.node.trail[1].index for leaf in every.get("devices.disk.target.bus", ()) if leaf.value == "virtio"
-    ]
+    virtio = [leaf.node.trail[1].index for leaf in every.get("devices.disk.target.bus", ()) if leaf.value == "virtio"]
     slots = {index: [0] * len(SLOT) for index in virtio}
     placed = set()
     for position, name in enumerate(SLOT):

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 
 from migrate.mapping import disk
-from migrate.mapping.devices import shut
+from migrate.mapping.devices import shut, transitional, uses_virtio
+from migrate.mapping.guests import judged, windows
 from migrate.mapping.ledger import item_key
 from migrate.mapping.paths import Leaf, Node
 from migrate.mapping.signs import Context, Sign, View, flag, ignore, write
@@ -48,7 +49,19 @@ def machine(view: View, context: Context) -> Iterator[Sign]:
         yield flag(view.owned, "board")
         return
     yield write(view.owned, "domain.machine.type", family)
-    yield flag(view.owned, row)
+    yield flag(view.owned, row, "; ".join(_noticed(context)) or None)
+
+
+def _noticed(context: Context) -> Iterator[str]:
+    """What this guest notices of its new machine."""
+    if windows(context.osinfo):
+        yield "Windows finds new hardware and asks for activation"
+    if not uses_virtio(context):
+        return
+    if transitional(context):
+        yield "virtio devices speak virtio 0.9 beside 1.0"
+    else:
+        yield f"virtio devices speak virtio 1.0 only; {judged(context.osinfo, 'virtio_1')}"
 
 
 def boot(view: View, context: Context) -> Iterator[Sign]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from migrate.mapping.devices import old, uses_virtio
 from migrate.mapping.signs import Context, Sign, View, flag, ignore, write
 from migrate.site import Named
 
@@ -21,6 +22,8 @@ INSTANCETYPE, PREFERENCE = "VirtualMachine.spec.instancetype", "VirtualMachine.s
 def guest_os(view: View, context: Context) -> Iterator[Sign]:
     """The operating system's libosinfo id, and what the site file chooses by it."""
     yield write(view.owned[0], "VirtualMachine.metadata.annotations[kubevirt-migrate/os]", view.owned[0].value)
+    if old(context) and uses_virtio(context):
+        yield flag(view.owned[0], "old-virtio")
     for path, named, row in (
         (INSTANCETYPE, context.instancetype, "instancetype"),
         (PREFERENCE, context.preference, "preference"),

@@ -6,19 +6,16 @@ number 0 do not count, as those behind PCI Express ports are.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 from itertools import count, islice
 
 from migrate.mapping import disk, filesystem, sound, watchdog
-from migrate.mapping.devices import pci, shut, transitional
+from migrate.mapping.devices import I440FX, pci, shut, transitional
 from migrate.mapping.paths import Node
 from migrate.mapping.signs import Context
 
 X86 = ("x86_64", "i686")
-# i440FX machines: QEMU's, RHEL 6's and RHEL 7's.
-I440FX = re.compile(r"pc|pc-(i440fx-)?\d.*|pc-i440fx-rhel.*|rhel\d.*")
 # These sit on a PCI Express port in libvirt's layout; the other models on a conventional bridge.
 EXPRESS = ("virtio", "virtio-non-transitional", "e1000e", "igb")
 # KubeVirt has models of the Express kind for these.

@@ -36,20 +36,30 @@ def test_what_the_source_has_is_no_gain(run: Callable, rules: Rules) -> None:
 
 
 @pytest.mark.parametrize(
-    ("osinfo", "model", "older"),
+    ("machine", "osinfo", "model", "older"),
     [
-        ("http://centos.org/centos/6.9", "virtio", True),
-        ("http://microsoft.com/win/2k3r2", "virtio", True),
-        ("http://redhat.com/rhel/9.2", "virtio", False),
-        ("http://redhat.com/rhel/9.2", "virtio-transitional", True),
+        ("q35", "http://centos.org/centos/6.9", "virtio", True),
+        ("q35", "http://microsoft.com/win/2k3r2", "virtio", True),
+        ("q35", "http://redhat.com/rhel/9.2", "virtio", False),
+        ("q35", "http://redhat.com/rhel/9.2", "virtio-transitional", True),
+        ("q35", "http://microsoft.com/win/10", "virtio", False),
+        ("q35", "", "virtio", False),
+        ("pc-q35-7.2", "", "virtio", False),
+        ("pc-i440fx-7.2", "http://redhat.com/rhel/9.2", "virtio", False),
+        ("pc-i440fx-7.2", "http://microsoft.com/win/10", "virtio", True),
+        ("pc-i440fx-7.2", "http://example.com/system/1", "virtio", False),
+        ("pc", "", "virtio", False),
+        ("pc", "http://microsoft.com/win/10", "e1000", False),
+        ("rhel6.6.0", "http://microsoft.com/win/2k8", "virtio", True),
     ],
 )
-def test_an_old_guest_or_a_transitional_device_makes_all_transitional(
-    osinfo: str, model: str, older: bool, run: Callable, rules: Rules
+def test_virtio_devices_are_transitional_for_old_guests_and_for_windows_that_had_them_so(
+    machine: str, osinfo: str, model: str, older: bool, run: Callable, rules: Rules
 ) -> None:
     libosinfo = "xmlns:libosinfo='http://libosinfo.org/xmlns/libvirt/domain/1.0'"
     book = run(
         f"<metadata><libosinfo:libosinfo {libosinfo}><libosinfo:os id='{osinfo}'/></libosinfo:libosinfo></metadata>"
+        f"<os><type arch='x86_64' machine='{machine}'>hvm</type></os>"
         f"<devices><interface type='user'><model type='{model}'/></interface></devices>",
         rules,
     )
