@@ -12,7 +12,9 @@ from migrate.mapping.signs import Context
 CLAIM = re.compile(r"volumes\[([^\]]*)\]\.(?:ephemeral\.)?persistentVolumeClaim\.claimName")
 DISK = re.compile(r"devices\.disk\[(\d+)\]")
 # KubeVirt pkg/virt-handler/vm.go calculateLiveMigrationCondition: devices with which the running guest stays.
-TIED = {"domain.devices.hostDevices": "host devices", "domain.devices.gpus": "GPUs"}
+GPUS = "domain.devices.gpus["
+TIED = {"domain.devices.hostDevices[": "host devices", GPUS: "GPUs"}
+LOOKED_AT = ("volumes[", "networks[", "domain.devices.filesystems[", "domain.launchSecurity", *TIED)
 
 
 def node_bound(context: Context, writes: Mapping[str, Any]) -> str | None:
@@ -21,22 +23,23 @@ def node_bound(context: Context, writes: Mapping[str, Any]) -> str | None:
 
 
 def _reasons(context: Context, writes: Mapping[str, Any]) -> Iterator[str]:
-    claims = [name for path, made in writes.items() if (name := _not_shared(path, made, context))]
+    paths = [path for path in writes if path.startswith(LOOKED_AT)]
+    claims = [name for path in paths if (name := _not_shared(path, writes[path], context))]
     if claims:
         yield f"claims without ReadWriteMany: {', '.join(claims)}"
-    pods = (path.removesuffix(".pod") for path in writes if path.startswith("networks[") and path.endswith("].pod"))
+    pods = (path.removesuffix(".pod") for path in paths if path.endswith("].pod"))
     if any(f"domain.devices.interfaces{pod.removeprefix('networks')}.bridge" in writes for pod in pods):
         yield "a bridge on the pod network"
     for devices, what in TIED.items():
-        names = [path for path in writes if path.startswith(devices) and path.endswith(".deviceName")]
-        movable = devices.endswith("gpus") and len(names) == 1 and context.target.enabled("VGPULiveMigration")
+        names = [path for path in paths if path.startswith(devices) and path.endswith(".deviceName")]
+        movable = devices == GPUS and len(names) == 1 and context.target.enabled("VGPULiveMigration")
         if names and not movable:
             yield what
-    if any(path.startswith("domain.launchSecurity") for path in writes):
+    if any(path.startswith("domain.launchSecurity") for path in paths):
         yield "encrypted memory"
     if "domain.features.hypervPassthrough.enabled" in writes:
         yield "hypervPassthrough"
-    if not context.target.at_least("1.5") and any(path.endswith("].virtiofs") for path in writes):
+    if not context.target.at_least("1.5") and any(path.endswith("].virtiofs") for path in paths):
         yield "virtiofs before KubeVirt 1.5"
 
 
