@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.wire import Events
+from cluster.wire import Events, overtaken
 from lightkube import ApiError
 from lightkube.resources.core_v1 import PersistentVolume, PersistentVolumeClaim
 from lightkube.resources.storage_v1 import StorageClass
@@ -195,15 +195,14 @@ class Driver:
 
     def _remove(self, uid: str) -> None:
         """Removes a claim's volume, but for those that somebody else made or that are to be kept."""
-        volume = self.volumes.pop(uid, None)
-        try:
-            found = self.client.get(PersistentVolume, f"pvc-{uid}")
-        except ApiError:
+        volume, name = self.volumes.pop(uid, None), f"pvc-{uid}"
+        if not volume or volume.path.name != name:
             return
-        if found.spec.persistentVolumeReclaimPolicy == "Delete":
-            self.client.delete(PersistentVolume, f"pvc-{uid}", grace_period=0)
-            if volume:
-                volume.remove()
+        with overtaken():
+            if self.client.get(PersistentVolume, name).spec.persistentVolumeReclaimPolicy == "Retain":
+                return
+            self.client.delete(PersistentVolume, name, grace_period=0)
+        volume.remove()
 
 
 def _reference(claim: PersistentVolumeClaim) -> dict[str, str]:

@@ -106,6 +106,8 @@ class Proxy:
                 request.cut()
             else:
                 _relay(request, answer, fault.cut)
+        except http.client.HTTPException:
+            request.cut()
         finally:
             connection.close()
 

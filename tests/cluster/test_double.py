@@ -278,7 +278,7 @@ def test_a_client_that_goes_away_leaves_the_server_to_the_next_try(cluster: Clus
 
     with pytest.raises(KeyError):
         post(cluster, broken())
-    cluster.wait(lambda: cluster.uploads.seen[0].status == 500, "the end of the first try")
+    cluster.wait(lambda: [each.status for each in cluster.uploads.seen] == [500], "the end of the first try")
     assert post(cluster, DATA).status_code == 200
 
 

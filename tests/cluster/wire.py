@@ -103,12 +103,15 @@ class Request(BaseHTTPRequestHandler):
             yield piece
 
     def _chunks(self) -> Iterator[bytes]:
-        while length := int(self.rfile.readline().split(b";")[0] or b"0", 16):
+        length = None
+        while length != 0:
+            head = self.rfile.readline()
+            length = int(head.split(b";")[0], 16) if head.endswith(b"\n") else 0
             piece = self.rfile.read(length)
             if len(piece) < length or not self.rfile.readline():
                 raise EOFError("unexpected EOF")
-            yield piece
-        self.rfile.readline()
+            if piece:
+                yield piece
         self.chunked = False
 
     def _linger(self) -> None:
