@@ -125,7 +125,7 @@ def translate(vm: VM, rules: Rules, target: Target, site: Site, today: date = da
     ledger.imply(document, rules)
     context = Context(vm, document, site, target, {disk.target: disk for disk in vm.disks})
     book = ledger.run(document, rules, context)
-    _label(book, site)
+    labelled = list(_label(vm, book, site))
     objects = manifests.assemble((write.path, write.value) for write in book.ordered())
     translation = Translation(vm, book.entries, book.findings, book.gains)
     translation.internal, translation.wave = book.internal, site.wave
@@ -133,6 +133,7 @@ def translate(vm: VM, rules: Rules, target: Target, site: Site, today: date = da
     translation.manifest = objects.get("VirtualMachine", [{}])[0]
     translation.claims = objects.get("PersistentVolumeClaim", [])
     translation.disks = list(_disks(vm, book, site))
+    translation.findings += labelled
     translation.findings += _refused(vm, book, translation, target)
     translation.findings += _unfit(vm, translation)
     translation.findings += _state(vm, book, rules, context)
@@ -152,12 +153,16 @@ def _sized(vm: VM, site: Site) -> VM:
     return replace(vm, disks=disks)
 
 
-def _label(book: ledger.Ledger, site: Site) -> None:
-    """Adds the site file's labels, to the VM and to what runs it, and its annotations."""
+def _label(vm: VM, book: ledger.Ledger, site: Site) -> Iterator[Finding]:
+    """Adds the site file's labels, to the VM and to what runs it, and its annotations, where no rule writes them."""
     kinds = (("metadata.labels", site.labels), ("spec.template.metadata.labels", site.labels))
     for place, added in (*kinds, ("metadata.annotations", site.annotations)):
         for key, value in added.items():
             path = f"VirtualMachine.{place}[{key}]"
+            if written := book.writes.get(path):
+                because = f"The site file's {key} is what rule {written.rule} writes, so it does not count."
+                yield leafless(vm, "site/written", "warning", because, WRITTEN_REMEDY, path)
+                continue
             book.writes[path] = ledger.Write(path, value, "site", 0)
             book.gains.append(Gain(path, value, "The site file asks for it."))
 
@@ -190,6 +195,7 @@ def _undecided(vm: VM, site: Site) -> Iterator[Finding]:
             yield leafless(vm, "site/size", "note", f"{because} The source counts.", SIZE_REMEDY, disk.target)
 
 
+WRITTEN_REMEDY = "Choose another key in the site file, or take the rule's write away."
 TO_DECIDE = "Extend the site file's"
 SIZE_REMEDY = "Remove the size from the site file; it is for disks of unknown size."
 
@@ -245,11 +251,15 @@ FIELDS_REMEDY = "A device above is only partly carried; its findings say which."
 
 
 def _unfit(vm: VM, translation: Translation) -> Iterator[Finding]:
-    """Why `apply` cannot copy disks, once a reason. A warning where the source is not there, as for XML files."""
+    """Why `apply` cannot copy disks, once a reason. A warning where the source is not there, as for XML files.
+
+    What the findings about the state say is not said again.
+    """
     said: set[str] = set()
     for disk in translation.disks:
-        reason = sources.source(vm.kind).unfit(vm, disk) or transfer.method(disk.method).unfit(disk, None)
-        disk.unfit = reason
+        unfit, lacks = sources.source(vm.kind).unfit, transfer.method(disk.method).unfit(disk, None)
+        disk.unfit = unfit(vm, disk) or lacks
+        reason = unfit(state.at_rest(vm), disk) or lacks
         if reason and reason not in said:
             said.add(reason)
             severity: Severity = "warning" if vm.state == "unknown" else "blocker"

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from migrate.mapping.ledger import Ledger
 from migrate.mapping.paths import printable
@@ -53,6 +53,11 @@ def remarks(vm: VM) -> Iterator[Remark]:
     if vm.checkpoints:
         because = f"{len(vm.checkpoints)} checkpoint(s) stay behind, so the next backup after the move is a full one."
         yield Remark("checkpoints", "note", because, "Set up the backup of the VM anew in the cluster.")
+
+
+def at_rest(vm: VM) -> VM:
+    """The VM as it stands once the states have ended that `remarks` has blockers for."""
+    return replace(vm, state="shut off", managed_save=False) if vm.managed_save or vm.state in SUSPENDED else vm
 
 
 SUSPENDED = {

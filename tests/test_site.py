@@ -281,6 +281,19 @@ def test_an_instance_type_takes_the_place_of_the_sizes_and_each_is_said(osinfo: 
     assert {entry.fate for entry in found.entries if entry.path in ("vcpu", "memory", "memory.unit")} == {"flag"}
 
 
+def test_an_annotation_of_the_site_file_took_the_place_of_a_rules(tmp_path: Path) -> None:
+    rule = "{id: frob, owns: level, copy: VirtualMachine.metadata.annotations, why: w, examples: []}"
+    (tmp_path / "frob.yaml").write_text(f"about: a\neach: frob\nrules: [{rule}]\n")
+    xml = DOMAIN.format(name="web-1", uuid=UUID, bus="virtio", metadata="<frob level='3'/>").encode()
+    site = read("annotations: {frob-0: mine, other: mine}")
+    found = pipeline.translate(vm(xml=xml, disks=[Disk("vda")]), all_rules.load(tmp_path), target("1.9"), site)
+    annotations = found.manifest["metadata"]["annotations"]
+    assert (annotations["frob-0"], annotations["other"]) == ("3", "mine")
+    (said,) = [item for item in found.findings if item.id == "site/written"]
+    assert (said.severity, said.target) == ("warning", "VirtualMachine.metadata.annotations[frob-0]")
+    assert "rule frob" in said.because
+
+
 def test_run_strategy_labels_and_annotations_are_written_and_are_gains() -> None:
     found = translated(
         "runStrategy: Always\nlabels: {a/b: c}\nvms: {web-*: {labels: {d: ''}, annotations: {e: 'f g'}}}"

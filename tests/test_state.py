@@ -11,7 +11,7 @@ import pytest
 
 from migrate import inventory, pipeline, reporting, state, whatif
 from migrate.mapping import rules as all_rules
-from migrate.model import VM, BlockJob, Refused, Translation
+from migrate.model import VM, BlockJob, Disk, Image, Refused, Translation
 from migrate.selection import Selection
 from migrate.site import Site
 from migrate.sources import files
@@ -62,6 +62,27 @@ def test_each_state_is_said_with_the_command_that_clears_it(
     (remark,) = state.remarks(found)
     assert (remark.id, remark.severity) == (id, severity)
     assert command in remark.remedy
+
+
+DISK = "<disk type='file'><source file='/d/a'/><target dev='vda' bus='virtio'/></disk>"
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"state": "paused"}, ["state/suspended"]),
+        ({"state": "paused", "managed_save": True}, ["state/managed-save", "state/suspended"]),
+        ({"managed_save": True, "state": "shut off"}, ["state/managed-save"]),
+        ({"state": "running"}, ["transfer/unfit"]),
+        ({"state": "paused", "transient": True}, ["state/suspended", "transfer/unfit"]),
+    ],
+)
+def test_a_paused_vm_was_told_twice_that_it_is_paused(facts: dict[str, Any], said: list[str]) -> None:
+    xml = domain(devices=DISK)
+    disks = [Disk("vda", capacity=1 << 30, path="/d/a", chain=[Image("/d/a", "raw")])]
+    plan = pipeline.translate(vm(xml=xml, disks=disks, **facts), all_rules.load(), target("1.9"), Site())
+    assert sorted(item.id for item in plan.findings if item.id.startswith(("state/", "transfer/"))) == said
+    assert plan.disks[0].unfit
 
 
 @pytest.mark.parametrize("name", ["shut off", "running", "unknown", "shutting down", "blocked"])

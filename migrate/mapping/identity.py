@@ -6,7 +6,7 @@ import uuid as uuids
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from migrate.mapping.signs import Context, Sign, View, default, flag, write
+from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 
 ANNOTATION = "VirtualMachine.metadata.annotations[kubevirt-migrate/{}]"
 # Kubernetes takes 256 KiB for all annotations of an object, kubectl's copy of the whole object among them.
@@ -24,6 +24,12 @@ def name(view: View, context: Context) -> Iterator[Sign]:
 def uuid(view: View, context: Context) -> Iterator[Sign]:
     """The uuid that the guest sees, and the source's own one as an annotation, both in canonical form."""
     for leaf in view.owned:
+        if leaf.implied and view.leaf("hwuuid"):
+            yield ignore(leaf, "The guest sees the hwuuid, and the uuid is libvirt's own.")
+            continue
+        if leaf.implied:
+            yield flag(leaf, "new")
+            continue
         try:
             text = str(uuids.UUID(leaf.value.strip()))
         except ValueError:

@@ -14,6 +14,8 @@ MAX_BYTES = 16 * 1024 * 1024
 # libxml2 keeps some 150 bytes an element and some 200 an attribute; this bounds a document to about 100 MB.
 MAX_MARKUP = 300_000
 REPEATED = "repeated"
+# librbd's options can stand behind an image's name, the key of a Ceph user among them.
+CEPH_KEY = re.compile(r"(:key=)(?:\\.|[^:\\])+")
 
 # Namespaces that libvirt and the tools above it write into domain XML, by URI, with the prefix that stands in paths.
 PREFIXES = {
@@ -104,8 +106,8 @@ class Document:
 def parse(data: bytes, name: str) -> etree._Element:
     """The `<domain>` element of a document as `virsh dumpxml` prints it.
 
-    Raises Refused for documents over 16 MB, malformed or endlessly nested ones, document types and entities, and
-    anything that is not a domain. Touches neither the network nor other files.
+    Secrets inside of names are redacted in it. Raises Refused for documents over 16 MB, malformed or endlessly nested
+    ones, document types and entities, and anything that is not a domain. Touches neither the network nor other files.
     """
     if len(data) > MAX_BYTES:
         raise Refused(f"{name}: larger than 16 MB; give the domain XML that `virsh dumpxml` prints")
@@ -127,7 +129,18 @@ def parse(data: bytes, name: str) -> etree._Element:
         raise Refused(
             f"{name}: the root element is <{printable(str(root.tag))}>, not <domain>; give what `virsh dumpxml` prints"
         )
+    for source in root.iter("source"):
+        if source.get("name"):
+            source.set("name", without_secret(source.get("name"), source.get("protocol", "")))
     return root
+
+
+def without_secret(name: str, protocol: str = "") -> str:
+    """The name of a disk on the network without the secret that older libvirts have in it: a key, or a query."""
+    path, mark, query = name.partition("?")
+    if protocol in ("http", "https") and query:
+        return f"{path}{mark}{REDACTED}"
+    return CEPH_KEY.sub(rf"\1{REDACTED}", name)
 
 
 def printable(text: str, limit: int = 200) -> str:

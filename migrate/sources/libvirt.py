@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-from migrate.mapping.paths import parse, printable
+from migrate.mapping.paths import parse, printable, without_secret
 from migrate.model import VM, BlockJob, Disk, Image, PlannedDisk, Refused, Skipped, Unfinished
 from migrate.selection import Selection
 from migrate.sources import _domain
@@ -327,7 +327,7 @@ def _remote_chain(connection: Any, disk: Disk) -> list[Image]:
             path = tree.findtext("backingStore/path")
             if not path:
                 break
-            images.append(Image(path, _format(tree, "backingStore/format") or "raw"))
+            images.append(Image(without_secret(path), _format(tree, "backingStore/format") or "raw"))
     return images
 
 

@@ -313,7 +313,8 @@ def _readable(path: str, head: Header) -> None:
 def _reached(by: str, name: str, own: set[str], folders: list[str]) -> str:
     """The absolute path of a name in a header, relative to the folder of the image that has it."""
     if ":" in name.split("/", 1)[0]:  # QEMU takes this for a protocol or for json: (path_has_protocol in block.c)
-        raise Refused(f"{by!r} points to {name!r}, which is not a plain file name: rebase it onto a file")
+        # The name can hold a password.
+        raise Refused(f"{by!r} points to a {name.partition(':')[0]}: address, not to a file: rebase it onto a file")
     path = os.path.join(os.path.dirname(os.path.abspath(by)), name)
     real = os.path.realpath(path)
     if os.path.dirname(real) not in own and not any(Path(real).is_relative_to(folder) for folder in folders):

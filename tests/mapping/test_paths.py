@@ -103,3 +103,18 @@ def test_any_bytes_are_refused_or_read(data: bytes) -> None:
             read(parse(document, "x"), REPEATS)
         except Refused as refusal:
             assert "\n" not in str(refusal)
+
+
+def test_a_ceph_key_inside_of_a_legacy_rbd_name_was_shown() -> None:
+    disk = "<domain><devices><disk><source protocol='{}' name='{}'/></disk></devices></domain>"
+    shown = {
+        ("rbd", "pool/image:id=admin:key=QVFD==:auth_supported=cephx"): (
+            "pool/image:id=admin:key=(redacted):auth_supported=cephx"
+        ),
+        ("rbd", "pool/image:key=QV\\:FD"): "pool/image:key=(redacted)",
+        ("rbd", "pool/key=a"): "pool/key=a",
+        ("https", "a/b?sig=QVFD"): "a/b?(redacted)",
+        ("nbd", "a?b"): "a?b",
+    }
+    for (protocol, name), said in shown.items():
+        assert leaves(disk.format(protocol, name))["devices.disk[0].source.name"] == said
