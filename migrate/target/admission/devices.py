@@ -21,14 +21,16 @@ def of_firmware(every: Spec) -> Iterator[Refusal]:
         because = "KubeVirt refuses EFI together with BIOS."
         yield Refusal("domain.firmware.bootloader.bios", "firmware-efi-bios", because, "Keep one of them.")
     secure = efi is not None and efi.get("secureBoot", True)
-    if secure and not is_on(smm) and "tdx" not in every.domain.get("launchSecurity", {}):
+    stateless = "tdx" in every.domain.get("launchSecurity", {}) and every.target.at_least("1.9")
+    if secure and not is_on(smm) and not stateless:
         because = "KubeVirt refuses secure boot, which EFI means unless switched off, without the SMM feature."
         path = "domain.firmware.bootloader.efi.secureBoot"
         yield Refusal(path, "firmware-smm", because, "Switch smm on, or set secureBoot to false.")
     acpi, volumes = firmware.get("acpi"), {volume.get("name"): volume for volume in every.volumes}
     if acpi is not None:
         names = [name for name in (acpi.get("slicNameRef"), acpi.get("msdmNameRef")) if name]
-        if not names or not all("secret" in volumes.get(name, {}) for name in names):
+        nameless = not names and every.target.at_least("1.5")
+        if nameless or not all("secret" in volumes.get(name, {}) for name in names):
             because = "KubeVirt refuses ACPI tables that are not volumes of Secrets."
             yield Refusal("domain.firmware.acpi", "firmware-acpi", because, "Add the volume of the Secret.")
     yield from _kernel(firmware.get("kernelBoot"))
@@ -102,9 +104,14 @@ def _shows_early(gpu: Manifest) -> bool:
 def of_launch_security(every: Spec) -> Iterator[Refusal]:
     """What webhooks/amd64.go asks of encrypted VMs; other architectures have none, and s390x one without fields."""
     security = every.domain.get("launchSecurity")
-    if security is None or every.arch == "s390x":
-        return
     path = "domain.launchSecurity"
+    if security is None:
+        return
+    if every.arch == "s390x" and (every.target.at_least("1.7") or not security):
+        if every.target.at_least("1.7") and not every.target.enabled("SecureExecution"):
+            because = f"KubeVirt {every.target.kubevirt} refuses an encrypted VM without feature gate SecureExecution."
+            yield Refusal(path, "feature-gate", because, "Switch the feature gate on, or leave the VM unencrypted.")
+        return
     kinds = [kind for kind in ("sev", "snp", "tdx") if kind in security]
     efi = every.domain.get("firmware", {}).get("bootloader", {}).get("efi")
     if every.arch != "amd64" or len(kinds) != 1:

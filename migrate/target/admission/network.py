@@ -36,7 +36,7 @@ def of_nics(every: Spec) -> Iterator[Refusal]:
         if name not in by_name:
             because = "KubeVirt refuses a network interface without a network of its name."
             yield Refusal(f"{path}.name", "nic-network", because, "Add the network or leave the interface out.")
-        yield from _binding(nic, by_name.get(name, {}), path)
+        yield from _binding(every, nic, by_name.get(name, {}), path)
         yield from _ports(nic, by_name.get(name, {}), path)
         yield from _dhcp(nic.get("dhcpOptions", {}), f"{path}.dhcpOptions")
         yield from _state(nic, default.get("name") == name, path)
@@ -50,9 +50,11 @@ def _is_default(network: Manifest) -> bool:
     return "pod" in network or bool(network.get("multus", {}).get("default"))
 
 
-def _binding(nic: Manifest, network: Manifest, path: str) -> Iterator[Refusal]:
+def _binding(every: Spec, nic: Manifest, network: Manifest, path: str) -> Iterator[Refusal]:
     bindings = [name for name in BINDINGS if nic.get(name) is not None]
-    if len(bindings) != 1:
+    # Before 1.9 a first of several is taken, but not beside a plugin.
+    several = len(bindings) > 1 and (every.target.at_least("1.9") or "binding" in bindings)
+    if several or not bindings:
         because = f"KubeVirt refuses a network interface with {len(bindings)} bindings."
         yield Refusal(path, "nic-binding", because, "Give it exactly one: masquerade, bridge, sriov or a plugin.")
     for name in ("masquerade", "passtBinding"):

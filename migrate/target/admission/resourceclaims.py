@@ -62,7 +62,8 @@ def _unnamed(every: Spec) -> Iterator[Refusal]:
             if named == claims:
                 because = "KubeVirt refuses a device that is not exactly one of a device name and a resource claim."
                 yield Refusal(f"domain.devices.{kind}[{device.get('name')}]", "device-name", because, "Keep one.")
-    if len({_is_claimed(device) for device in every.devices.get("gpus", [])}) > 1:
+    mixed = len({_is_claimed(device) for device in every.devices.get("gpus", [])}) > 1
+    if mixed and every.target.at_least("1.8"):
         because = "KubeVirt refuses GPUs of which some are of resource claims and some are not."
         yield Refusal("domain.devices.gpus", "gpus-mixed", because, "Name them all alike.")
 

@@ -13,6 +13,11 @@ from migrate.target.admission.spec import FEWER, MIB, MOST, RENAME, Manifest, Re
 INLINE_BYTES = 2048
 # Since 1.9 a setting of the cluster, which counts as the feature gate that it was before.
 RESERVATION = "+PersistentReservation"
+# What virtiofs shares, by the feature gate that it needs.
+SHARED = (
+    ({"persistentVolumeClaim", "dataVolume"}, "EnableVirtioFsStorageVolumes"),
+    ({"configMap", "secret", "serviceAccount", "downwardAPI"}, "EnableVirtioFsConfigVolumes"),
+)
 KUBEVIRTS_OWN = ("/var/run/kubevirt", "/var/run/libvirt")
 
 
@@ -32,7 +37,7 @@ def of_disks(every: Spec) -> Iterator[Refusal]:
         yield from _disk_device(every, disk, path)
         yield from _disk_volume(every, disk, volumes.get(name), path)
         if "blockSize" in disk:
-            yield from _block_size(disk, _bus(every, disk), path)
+            yield from _block_size(every, disk, path)
 
 
 def _kind(disk: Manifest) -> str:
@@ -91,7 +96,7 @@ def _disk_volume(every: Spec, disk: Manifest, volume: Manifest | None, path: str
         yield Refusal(f"{path}.disk.bus", "downward-metrics", because, "Put the disk on virtio.")
 
 
-def _block_size(disk: Manifest, bus: str, path: str) -> Iterator[Refusal]:
+def _block_size(every: Spec, disk: Manifest, path: str) -> Iterator[Refusal]:
     sizes = disk["blockSize"]
     custom = sizes.get("custom")
     if custom is None:
@@ -107,7 +112,7 @@ def _block_size(disk: Manifest, bus: str, path: str) -> Iterator[Refusal]:
     elif logical > physical or not fits:
         because = "KubeVirt refuses block sizes that are no powers of 2 from 512 to 2 MiB with logical <= physical."
         yield Refusal(path, "block-size", because, "Use 512 or 4096.")
-    elif bus == "sata" and logical != 512:
+    elif _bus(every, disk) == "sata" and logical != 512 and every.target.at_least("1.7"):
         because = "KubeVirt refuses a logical block size other than 512 on SATA."
         yield Refusal(path, "block-size", because, "Put the disk on virtio or scsi.")
     elif granularity is not None and granularity % logical:
@@ -228,17 +233,17 @@ def of_filesystems(every: Spec) -> Iterator[Refusal]:
             because = "KubeVirt refuses a path in a container as a disk."
             path = f"volumes[{volume.get('name')}].containerPath"
             yield Refusal(path, "container-path", because, "Add a virtiofs filesystem of the volume's name.")
-    stored = {
-        volume.get("name")
-        for volume in every.volumes
-        if filesystems and {"persistentVolumeClaim", "dataVolume"} & volume.keys()
-    }
-    for filesystem in filesystems:
-        name = filesystem.get("name")
-        gated = every.target.at_least("1.5") and not every.target.enabled("EnableVirtioFsStorageVolumes")
-        if name in stored and gated:
-            because = "KubeVirt refuses to share a claim by virtiofs without feature gate EnableVirtioFsStorageVolumes."
-            yield Refusal(f"domain.devices.filesystems[{name}]", "virtiofs", because, "Switch the gate on.")
+    volumes = {volume.get("name"): volume for volume in every.volumes}
+    for name in sorted(shared & volumes.keys()):
+        for sources, gate in SHARED:
+            if sources & volumes[name].keys() and _gated(every, gate):
+                because = f"KubeVirt refuses to share such a volume by virtiofs without feature gate {gate}."
+                yield Refusal(f"domain.devices.filesystems[{name}]", "virtiofs", because, "Switch the gate on.")
+
+
+def _gated(every: Spec, gate: str) -> bool:
+    """Whether virtiofs is refused for want of a gate; the one for all volumes does as well while it is known."""
+    return every.target.at_least("1.5") and not any(map(every.target.enabled, (gate, "ExperimentalVirtiofsSupport")))
 
 
 def of_boot_order(every: Spec) -> Iterator[Refusal]:
@@ -266,16 +271,21 @@ def of_data_volumes(every: Spec) -> Iterator[Refusal]:
         sources = (spec.get("source") is not None) + (spec.get("sourceRef") is not None)
         target = spec.get("pvc") or spec.get("storage") or {}
         populated = "dataSource" in target or "dataSourceRef" in target
+        typed = "apiGroup" in target.get("dataSource", {"apiGroup": ""})
+        elsewhere = {template.get("metadata", {}).get("namespace"), every.vm["metadata"].get("namespace")} - {None, ""}
         named = spec.get("source") is None or len(spec["source"]) == 1
         if (
             not name
             or name not in used
             or ("pvc" in spec) == ("storage" in spec)
             or not named
+            or not typed
+            or len(elsewhere) > 1
             or bool(sources) == populated
         ):
             because = (
-                "KubeVirt refuses a data volume that no volume uses, or without exactly one source and one target."
+                "KubeVirt refuses a data volume that no volume uses, of another namespace, or without one source "
+                "(with its API group) and one target."
             )
             path = f"VirtualMachine.spec.dataVolumeTemplates[{name or position}]"
             yield Refusal(path, "data-volume", because, "Use a claim of its own.")

@@ -32,7 +32,7 @@ def _trie(target: Target, arch: str) -> Trie:
     """The rows for an architecture and what the target lacks, by path."""
     root = Trie()
     for row in table("admission.yaml"):
-        if row.get("arch", arch) == arch:
+        if row.get("arch", arch) == arch and _in_force(row, target):
             _at(root, row["path"]).checks.append((_bad(row), row["id"], row["because"], row["remedy"]))
     for need in needs():
         lack = lacks(need, target)
@@ -41,6 +41,13 @@ def _trie(target: Target, arch: str) -> Trie:
             remedy = "Switch the feature gate on in the cluster and name it in --feature-gates, or leave the field out."
             _at(root, need.path).checks.append((_is(need.value), "feature-gate", because, remedy))
     return root
+
+
+def _in_force(row: dict[str, Any], target: Target) -> bool:
+    """Whether the target's version is one of those that a row is for."""
+    return target.at_least(row.get("since", target.kubevirt)) and Target(row.get("until", target.kubevirt)).at_least(
+        target.kubevirt
+    )
 
 
 def _at(root: Trie, path: str) -> Trie:
@@ -53,8 +60,8 @@ def _at(root: Trie, path: str) -> Trie:
 
 def _bad(row: dict[str, Any]) -> Callable[[Any], bool]:
     if "least" in row:
-        least = row["least"]
-        return lambda value: isinstance(value, int) and value < least
+        least, most = row["least"], row.get("most", 2**63)
+        return lambda value: isinstance(value, int) and not least <= value <= most
     if "text" in row:
         allowed = re.compile(row["text"]).fullmatch
         return lambda value: isinstance(value, str) and not allowed(value)
