@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -501,6 +502,7 @@ def _plan(
     from migrate import pipeline, reporting
     from migrate import site as sites
     from migrate.mapping import rules as all_rules
+    from migrate.spread import cores
     from migrate.target import vocabulary
 
     chosen = sites.load(site) if site else sites.Site()
@@ -518,8 +520,12 @@ def _plan(
     known = all_rules.load(*rules)
     inventory = pipeline.opened(paths, _selection(select, exclude))
     with _progress("planning", len(inventory.vms)) as step:
-        items = (step(item) for item in pipeline.plan(inventory, known, target, chosen, date.today(), there, ask))
-        return reporting.write_plan(dir_, items, target, chosen.text)
+        planning = pipeline.Planning(inventory, known, target, chosen, date.today(), there, ask)
+
+        def rows(folder: Path) -> Iterator[Any]:
+            return map(step, pipeline.each(planning, partial(reporting.write_vm, folder), cores()))
+
+        return reporting.write_rows(dir_, rows, target, chosen.text)
 
 
 def _show(summary: Summary, dir_: Path, output: str) -> None:
@@ -558,11 +564,17 @@ def _progress(what: str, total: int) -> Iterator[Callable[[Any], Any]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bars:
+    # Without the bar's own thread, so that planning can fork.
+    with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as bars:
         task = bars.add_task(what, total=total)
+        shown = 0.0
 
         def step(item: Any) -> Any:
+            nonlocal shown
             bars.advance(task)
+            if time.monotonic() - shown > 0.1:
+                bars.refresh()
+                shown = time.monotonic()
             return item
 
         yield step

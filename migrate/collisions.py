@@ -31,20 +31,34 @@ class Taken(NamedTuple):
 
 
 @dataclass(slots=True)
+class Wants:
+    """What a VM needs that another could have: its claims, the bytes of their disks by name, and its interfaces."""
+
+    claims: list[dict[str, Any]]
+    sizes: dict[str, int | None]
+    nics: list[dict[str, Any]]
+
+
+def wants(translation: Translation) -> Wants:
+    """What a VM needs that another could have."""
+    domain = translation.manifest.get("spec", {}).get("template", {}).get("spec", {}).get("domain", {})
+    sizes = {disk.claim: disk.bytes for disk in translation.disks}
+    return Wants(translation.claims, sizes, domain.get("devices", {}).get("interfaces", []))
+
+
+@dataclass(slots=True)
 class Collisions:
     """What the VMs that were planned so far have taken: claims by namespace and name, shared ones by name alone."""
 
     claims: dict[tuple[str, str], Taken] = field(default_factory=dict)
     macs: dict[str, VM] = field(default_factory=dict)
 
-    def of(self, translation: Translation) -> Iterator[Collision]:
+    def of(self, vm: VM, wanted: Wants) -> Iterator[Collision]:
         """What is taken already of what this VM needs; the rest is its own from now on."""
-        sizes = {disk.claim: disk.bytes for disk in translation.disks}
-        for claim in translation.claims:
-            yield from self._claim(translation.vm, claim, sizes.get(claim["metadata"]["name"]))
-        devices = translation.manifest.get("spec", {}).get("template", {}).get("spec", {}).get("domain", {})
-        for nic in devices.get("devices", {}).get("interfaces", ()):
-            yield from self._mac(translation.vm, nic)
+        for claim in wanted.claims:
+            yield from self._claim(vm, claim, wanted.sizes.get(claim["metadata"]["name"]))
+        for nic in wanted.nics:
+            yield from self._mac(vm, nic)
 
     def _claim(self, vm: VM, claim: dict[str, Any], size: int | None) -> Iterator[Collision]:
         name, namespace = claim["metadata"]["name"], claim["metadata"].get("namespace", "")

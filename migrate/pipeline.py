@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from migrate import inventory as inventories
 from migrate import sources, state, transfer
-from migrate.collisions import Collisions
+from migrate.collisions import Collision, Collisions, Wants, wants
 from migrate.inventory import Inventory
 from migrate.mapping import ledger, vocabulary
 from migrate.mapping.paths import Document, parse, printable, redact
@@ -38,6 +38,7 @@ from migrate.model import (
 from migrate.selection import Selection
 from migrate.site import Site
 from migrate.sources import _domain as domains
+from migrate.spread import spread
 from migrate.target import admission, fits, manifests
 from migrate.target.cluster import Cluster
 from migrate.target.quantity import to_bytes
@@ -288,6 +289,60 @@ def _state(vm: VM, book: ledger.Ledger, rules: Rules, context: Context) -> Itera
         yield finding
 
 
+@dataclass(slots=True)
+class Planning:
+    """All that the VMs of an inventory are planned with.
+
+    With a cluster each is held against what that offers. `ask` tells what an API server says against an object.
+    """
+
+    inventory: Inventory
+    rules: Rules
+    target: Target
+    site: Site
+    today: date = date.max
+    cluster: Cluster | None = None
+    ask: Callable[[dict[str, Any]], str | None] | None = None
+    used: fits.Used = field(default_factory=Counter)
+    twins: dict[tuple[bool, str], list[VM]] = field(default_factory=lambda: defaultdict(list))
+    collisions: Collisions = field(default_factory=Collisions)
+
+    def __post_init__(self) -> None:
+        for vm in (*self.inventory.vms, *self.inventory.others):
+            self.twins[vm.kind == "files", vm.uuid].append(vm)
+
+    def begin(self, record: VM) -> tuple[Translation | Skipped, Wants | None]:
+        """A VM translated, and what it wants that others could have."""
+        if (reason := self.site.of(record).skip) is not None:
+            return LeftOut(record.name, record.source, f"left out by the site file: {reason}"), None
+        try:
+            vm = self.inventory.whole(record)
+            translation = translate(vm, self.rules, self.target, self.site, self.today)
+        except Refused as refusal:
+            return Skipped(record.name, record.source, str(refusal)), None
+        translation.live = vm.live
+        vm.xml = vm.live = translation.vm.xml = translation.vm.live = b""
+        return translation, wants(translation)
+
+    def meet(self, record: VM, wanted: Wants | None) -> list[Collision]:
+        """What VMs that met before have taken already."""
+        return list(self.collisions.of(record, wanted)) if wanted else []
+
+    def finish(self, item: Translation | Skipped, met: list[Collision]) -> Translation | Skipped:
+        """The VM with what others and the cluster have against it."""
+        if isinstance(item, Skipped):
+            return item
+        found = list(_twin(item.vm, self.twins[item.vm.kind == "files", item.vm.uuid]))
+        found += (leafless(item.vm, *collision) for collision in met)
+        if self.cluster and not any(finding.id == "manifest/fields" for finding in item.findings):
+            found += _misfits(item, self.cluster, self.target, self.used)
+        self.site.waive(item.vm, found, self.today)
+        item.findings += found
+        if self.ask and item.verdict != "blocked":
+            item.findings += _asked(item, self.ask)
+        return item
+
+
 def plan(
     inventory: Inventory,
     rules: Rules,
@@ -297,37 +352,25 @@ def plan(
     cluster: Cluster | None = None,
     ask: Callable[[dict[str, Any]], str | None] | None = None,
 ) -> Iterator[Translation | Skipped]:
-    """Every VM of an inventory, translated one at a time, in the order of their folders, then those not readable.
+    """Every VM of an inventory, translated one at a time, in the order of their folders, then those not readable."""
+    return each(Planning(inventory, rules, target, site, today, cluster, ask), lambda item: item)
 
-    With a cluster each is held against what that offers. `ask` tells what an API server says against an object.
+
+Told = TypeVar("Told")
+
+
+def each(planning: Planning, tell: Callable[[Translation | Skipped], Told], processes: int = 1) -> Iterator[Told]:
+    """What `tell` makes of every planned VM, in the order of `plan`, in the process that translated it.
+
+    A cluster is asked by one process alone.
     """
-    used: fits.Used = Counter()
-    collisions = Collisions()
-    twins: dict[tuple[bool, str], list[VM]] = defaultdict(list)
-    for vm in (*inventory.vms, *inventory.others):
-        twins[vm.kind == "files", vm.uuid].append(vm)
-    for record in inventory.vms:
-        if (reason := site.of(record).skip) is not None:
-            yield LeftOut(record.name, record.source, f"left out by the site file: {reason}")
-            continue
-        try:
-            vm = inventory.whole(record)
-            translation = translate(vm, rules, target, site, today)
-        except Refused as refusal:
-            yield Skipped(record.name, record.source, str(refusal))
-            continue
-        found = list(_twin(vm, twins[vm.kind == "files", vm.uuid]))
-        found += (leafless(vm, *collision) for collision in collisions.of(translation))
-        if cluster and not any(finding.id == "manifest/fields" for finding in translation.findings):
-            found += _misfits(translation, cluster, target, used)
-        site.waive(vm, found, today)
-        translation.findings += found
-        if ask and translation.verdict != "blocked":
-            translation.findings += _asked(translation, ask)
-        translation.live = vm.live
-        vm.xml = vm.live = translation.vm.xml = translation.vm.live = b""
-        yield translation
-    yield from inventory.skipped
+
+    def finish(item: Translation | Skipped, met: list[Collision]) -> Told:
+        return tell(planning.finish(item, met))
+
+    alone = planning.cluster is not None or planning.ask is not None
+    yield from spread(planning.inventory.vms, planning.begin, planning.meet, finish, 1 if alone else processes)
+    yield from map(tell, planning.inventory.skipped)
 
 
 def _misfits(translation: Translation, cluster: Cluster, target: Target, used: fits.Used) -> Iterator[Finding]:

@@ -8,17 +8,17 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
 from migrate import journal
 from migrate.collisions import is_shared
-from migrate.model import SEVERITIES, Entry, Finding, LeftOut, Refused, Skipped, Translation, Waiver
+from migrate.model import SEVERITIES, Entry, Finding, LeftOut, Refused, Skipped, Translation, Verdict, Waiver
 from migrate.target import manifests
 from migrate.target.quantity import human
 from migrate.target.vocabulary import Target
@@ -130,6 +130,54 @@ def plan_row(translation: Translation) -> dict[str, Any]:
 
 
 @dataclass(slots=True)
+class Row:
+    """What the report and the terminal need of one VM: counts, its shown row, and its lines of the documents.
+
+    `resources` are its files that `kubectl apply -k` takes, `shared` its claims that other VMs have too. A VM that
+    could not be read is `skipped`.
+    """
+
+    skipped: Skipped | None = None
+    folder: str = ""
+    verdict: Verdict | Literal["skipped"] = "skipped"
+    findings: Counter[str] = field(default_factory=Counter)
+    waived: int = 0
+    ended: list[Waiver] = field(default_factory=list)
+    disks: int = 0
+    bytes: int = 0
+    internal: bool = False
+    shown: tuple[str, ...] = ()
+    resources: list[str] = field(default_factory=list)
+    shared: list[dict[str, Any]] = field(default_factory=list)
+    report: bytes = b""
+    plan: bytes = b""
+
+
+def _row(item: Translation) -> Row:
+    findings = item.all_findings()
+    counts = Counter(finding.severity for finding in findings if not finding.waived)
+    size = sum(disk.bytes or 0 for disk in item.disks)
+    unsized = any(disk.bytes is None for disk in item.disks)
+    amount = human(None if unsized and not size else size) + (" + ?" if unsized and size else "")
+    report = report_row(item)
+    numbers = [str(counts[severity] or "") for severity in reversed(SEVERITIES)]
+    disks, leaves = len(item.disks), report["coverage"]["leaves"]
+    return Row(
+        folder=item.vm.folder,
+        verdict=report["verdict"],
+        findings=counts,
+        waived=len(findings) - counts.total(),
+        ended=[finding.ended for finding in findings if finding.ended],
+        disks=disks,
+        bytes=size,
+        internal=item.internal,
+        shown=(item.vm.folder, report["verdict"], *numbers, str(disks or ""), amount if disks else "", str(leaves)),
+        report=orjson.dumps(report, option=LINE),
+        plan=orjson.dumps(plan_row(item), option=LINE),
+    )
+
+
+@dataclass(slots=True)
 class Summary:
     """The counts of a whole plan, and the rows that a terminal shows."""
 
@@ -143,36 +191,19 @@ class Summary:
     rows: list[tuple[str, ...]] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
-    def add(self, item: Translation | Skipped) -> None:
+    def add(self, row: Row) -> None:
         """Counts one more VM."""
-        if isinstance(item, Skipped):
-            self.verdicts["skipped"] += 1
-            self.skipped.append(item)
+        self.verdicts[row.verdict] += 1
+        if row.skipped:
+            self.skipped.append(row.skipped)
             return
-        findings = item.all_findings()
-        counts = Counter(finding.severity for finding in findings if not finding.waived)
-        self.waived += sum(1 for finding in findings if finding.waived)
-        for finding in findings:
-            if finding.ended:
-                self.ended[finding.ended.reason, finding.ended.until] = finding.ended
-        size = sum(disk.bytes or 0 for disk in item.disks)
-        self.verdicts[item.verdict] += 1
-        self.findings.update(counts)
-        self.disks += len(item.disks)
-        self.bytes += size
-        if item.internal:
-            self.internal.append(item.vm.folder)
-        covered = coverage(item.entries)
-        numbers = [str(counts[severity] or "") for severity in reversed(SEVERITIES)]
-        unsized = any(disk.bytes is None for disk in item.disks)
-        shown = (
-            ""
-            if not item.disks
-            else human(None if unsized and not size else size) + (" + ?" if unsized and size else "")
-        )
-        self.rows.append(
-            (item.vm.folder, item.verdict, *numbers, str(len(item.disks) or ""), shown, str(covered["leaves"]))
-        )
+        self.findings.update(row.findings)
+        self.waived += row.waived
+        self.ended.update({(waiver.reason, waiver.until): waiver for waiver in row.ended})
+        self.disks += row.disks
+        self.bytes += row.bytes
+        self.internal += [row.folder] if row.internal else []
+        self.rows.append(row.shown)
 
     def document(self) -> dict[str, Any]:
         """`summary` of report.json."""
@@ -195,10 +226,15 @@ class Summary:
 
 
 def write_plan(folder: Path, items: Iterable[Translation | Skipped], target: Target, site: str = "") -> Summary:
+    """Writes the plan folder of VMs that are planned already; see `write_rows`."""
+    return write_rows(folder, lambda partial: (write_vm(partial, item) for item in items), target, site)
+
+
+def write_rows(folder: Path, rows: Callable[[Path], Iterable[Row]], target: Target, site: str = "") -> Summary:
     """Writes the plan folder under another name and renames it once. An older plan that was never applied is replaced.
 
-    `site` is the text of the site file, which is kept with the redacted domain XML for `what-if`. Raises
-    Refused where the folder is something else, or holds a journal.
+    `rows` writes the VMs' own files below the folder it gets. `site` is the text of the site file, which is kept with
+    the redacted domain XML for `what-if`. Raises Refused where the folder is something else, or holds a journal.
     """
     _may_replace(folder)
     summary = Summary()
@@ -207,12 +243,15 @@ def write_plan(folder: Path, items: Iterable[Translation | Skipped], target: Tar
             resources: list[str] = []
             shared: dict[tuple[str, str], dict[str, Any]] = {}
             with open(partial / ".vms", "wb") as vms, open(partial / ".plan", "wb") as plan:
-                for item in items:
-                    summary.add(item)
-                    if isinstance(item, Translation):
-                        resources += _write_vm(partial, item, shared)
-                        vms.write(orjson.dumps(report_row(item), option=LINE))
-                        plan.write(orjson.dumps(plan_row(item), option=LINE))
+                for row in rows(partial):
+                    summary.add(row)
+                    resources += row.resources
+                    shared |= {
+                        (claim["metadata"].get("namespace", ""), claim["metadata"]["name"]): claim
+                        for claim in row.shared
+                    }
+                    vms.write(row.report)
+                    plan.write(row.plan)
             if site:
                 (partial / SITE).write_text(site, encoding="utf-8")
             if shared:
@@ -234,28 +273,28 @@ def _may_replace(folder: Path) -> None:
         raise Refused(f"{folder}: is there and is no plan; give a new folder with -d")
 
 
-def _write_vm(folder: Path, translation: Translation, shared: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
-    """Writes a VM's files and returns those that `kubectl apply -k` takes; claims that VMs share go to `shared`."""
-    name = translation.vm.folder
-    place = f"{folder}/{name}"
+def write_vm(folder: Path, item: Translation | Skipped) -> Row:
+    """Writes a VM's files below a folder, and returns what the whole plan needs of it."""
+    if isinstance(item, Skipped):
+        return Row(item)
+    row = _row(item)
+    place = f"{folder}/{row.folder}"
     os.mkdir(place)
-    verdict = translation.verdict
-    blockers = sum(finding.severity == "blocker" and not finding.waived for finding in translation.all_findings())
-    heading = BLOCKED.format(count=blockers) if verdict == "blocked" else ""
-    _put(f"{place}/vm.yaml", (heading + manifests.dump([translation.manifest])).encode())
-    claims = translation.claims
-    if verdict != "blocked":
-        for claim in filter(is_shared, claims):
-            shared[claim["metadata"].get("namespace", ""), claim["metadata"]["name"]] = claim
+    blocked = row.verdict == "blocked"
+    heading = BLOCKED.format(count=row.findings["blocker"]) if blocked else ""
+    claims = item.claims
+    if not blocked:
+        row.shared = [claim for claim in claims if is_shared(claim)]
         claims = [claim for claim in claims if not is_shared(claim)]
+        row.resources = [f"{row.folder}/{CLAIMS}"] * bool(claims) + [f"{row.folder}/vm.yaml"]
+    _put(f"{place}/vm.yaml", (heading + manifests.dump([item.manifest])).encode())
     if claims:
         _put(f"{place}/{CLAIMS}", (heading + manifests.dump(claims)).encode())
-    _put(f"{place}/ledger.jsonl", b"".join(map(ledger_line, translation.entries)))
-    _put(f"{place}/{SOURCE}", translation.source)
-    if translation.live:
-        _put(f"{place}/{LIVE}", translation.live)
-    files = [f"{name}/{CLAIMS}"] if claims else []
-    return [] if verdict == "blocked" else [*files, f"{name}/vm.yaml"]
+    _put(f"{place}/ledger.jsonl", b"".join(map(ledger_line, item.entries)))
+    _put(f"{place}/{SOURCE}", item.source)
+    if item.live:
+        _put(f"{place}/{LIVE}", item.live)
+    return row
 
 
 def _put(path: str, data: bytes) -> None:

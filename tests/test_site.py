@@ -345,7 +345,7 @@ def test_a_vm_left_out_is_listed_with_the_reason_and_does_not_count(tmp_path: Pa
     (row,) = json.loads((tmp_path / "plan/report.json").read_text())["skipped"]
     assert row["leftOut"] and "made anew" in row["reason"]
     assert not summary.reaches("note")
-    summary.add(Skipped("x", "y", "z"))
+    summary.add(reporting.Row(Skipped("x", "y", "z")))
     assert summary.reaches("blocker")
 
 

@@ -435,10 +435,7 @@ class _Run:
             self.ledger.gains.append(Gain(gain.path, value, gain.because))
 
     def _applies(self, gain: GainRule) -> bool:
-        for name, values in gain.where:
-            if self.document.text(name) not in values:
-                return False
-        return True
+        return all(self.document.text(name) in values for name, values in gain.where)
 
     def _gained(self, gain: GainRule) -> Any:
         assert gain.function
