@@ -169,7 +169,8 @@ class Uploads:
         """A claim that was in use by a pod may be free now."""
         if event == "DELETED" or pod.status.phase in ("Succeeded", "Failed"):
             for claim in self.client.list(PersistentVolumeClaim, namespace=pod.metadata.namespace):
-                self._claim("MODIFIED", claim)
+                with overtaken():
+                    self._claim("MODIFIED", claim)
 
     def _claim(self, event: str, claim: PersistentVolumeClaim) -> None:
         uid, annotations = claim.metadata.uid, claim.metadata.annotations or {}
@@ -360,7 +361,7 @@ class _Stream(io.RawIOBase):
     """An iterator of pieces as a file that is read."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._rest = pieces, b""
+        self._pieces, self._rest = pieces, memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -368,7 +369,7 @@ class _Stream(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         done = 0
         while done < len(buffer) and (self._rest or (more := next(self._pieces, b""))):
-            self._rest = self._rest or more
+            self._rest = self._rest or memoryview(more)
             count = min(len(buffer) - done, len(self._rest))
             buffer[done : done + count], self._rest = self._rest[:count], self._rest[count:]
             done += count

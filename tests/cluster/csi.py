@@ -80,7 +80,8 @@ class Driver:
     def again(self, *_: Any) -> None:
         """Looks at the claims that wait."""
         for claim in self.client.list(PersistentVolumeClaim, namespace="*"):
-            self.claim("MODIFIED", claim)
+            with overtaken():
+                self.claim("MODIFIED", claim)
 
     def claim(self, event: str, claim: PersistentVolumeClaim) -> None:
         uid = claim.metadata.uid

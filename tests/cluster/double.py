@@ -145,33 +145,33 @@ def doubles(found: server.Server) -> Iterator[Cluster]:
         there = config["clusters"][0]["cluster"]
         authority = root / "apiserver.crt"
         authority.write_bytes(base64.b64decode(there["certificate-authority-data"]))
-        with (
-            events.handling(),
-            serving(tls, uploads.routes | imports.routes | kubelet.routes) as port,
-            proxy(tls, there["server"], authority) as before,
-        ):
-            there["server"] = f"https://127.0.0.1:{before.port}"
-            there["certificate-authority-data"] = base64.b64encode(tls[0].read_bytes()).decode()
-            (root / "kubeconfig").write_text(yaml.safe_dump(config))
-            made = Cluster(
-                found,
-                root / "kubeconfig",
-                f"https://127.0.0.1:{port}",
-                tls[0],
-                before,
-                driver,
-                uploads,
-                imports,
-                kubelet,
-                events,
-            )
-            try:
+        try:
+            with (
+                events.handling(),
+                serving(tls, uploads.routes | imports.routes | kubelet.routes) as port,
+                proxy(tls, there["server"], authority) as before,
+            ):
+                there["server"] = f"https://127.0.0.1:{before.port}"
+                there["certificate-authority-data"] = base64.b64encode(tls[0].read_bytes()).decode()
+                (root / "kubeconfig").write_text(yaml.safe_dump(config))
+                made = Cluster(
+                    found,
+                    root / "kubeconfig",
+                    f"https://127.0.0.1:{port}",
+                    tls[0],
+                    before,
+                    driver,
+                    uploads,
+                    imports,
+                    kubelet,
+                    events,
+                )
                 _aggregate(made, port)
                 _admit(made, port)
                 yield made
-            finally:
-                kubelet.stop()
-                driver.remove_all()
+        finally:
+            kubelet.stop()
+            driver.remove_all()
 
 
 @contextmanager

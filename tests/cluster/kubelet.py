@@ -84,7 +84,8 @@ class Kubelet:
         if claim.status.phase == "Bound" and event != "DELETED":
             for pod in self.client.list(Pod, namespace=claim.metadata.namespace):
                 if claim.metadata.name in _claims(pod).values():
-                    self._pod("MODIFIED", pod)
+                    with overtaken():
+                        self._pod("MODIFIED", pod)
 
     def _pod(self, event: str, pod: Pod) -> None:
         metadata = pod.metadata

@@ -22,7 +22,7 @@ from cluster.faults import ApiFault
 from cluster.wire import Request, certificate, serving
 from lightkube import ApiError, Client
 from lightkube.resources.batch_v1 import Job
-from lightkube.resources.core_v1 import ConfigMap, PersistentVolumeClaim, Pod, ResourceQuota, Secret
+from lightkube.resources.core_v1 import ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota, Secret
 from lightkube.types import CascadeType, PatchType
 
 from migrate.target import api
@@ -85,6 +85,20 @@ def test_claims_are_bound_and_their_volumes_end_with_them(cluster: Cluster) -> N
     assert folder.is_dir()
     cluster.client.delete(PersistentVolumeClaim, "web", namespace="vms")
     cluster.wait(lambda: not folder.exists(), "the end of the folder")
+
+
+def test_a_claim_is_bound_to_the_volume_it_names(cluster: Cluster, tmp_path: Path) -> None:
+    wanted = manifest("web", "Filesystem", "", {})
+    wanted.spec.volumeName = "lun0"
+    cluster.client.create(wanted)
+    (tmp_path / "disk.img").write_bytes(DATA)
+    spec = {"capacity": {"storage": "8Mi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": str(tmp_path)}}
+    cluster.client.create(PersistentVolume.from_dict({"metadata": {"name": "lun0"}, "spec": spec}))
+    cluster.wait(lambda: found(cluster).status.phase == "Bound", "a bound claim")
+    assert cluster.claim_path("vms", "web").read_bytes() == DATA
+    cluster.client.delete(PersistentVolumeClaim, "web", namespace="vms")
+    cluster.wait(lambda: not cluster.driver.volumes, "the end of the claim")
+    assert (tmp_path / "disk.img").exists()
 
 
 @pytest.mark.parametrize("path", ["/v1beta1/upload", "/v1beta1/upload-async"])
@@ -179,6 +193,15 @@ def test_an_image_larger_than_the_claim_is_400(cluster: Cluster, tmp_path: Path,
     assert answer.status_code == 400
     assert "effective image size is larger than the reported available storage" in answer.text
     assert post(cluster, DATA).status_code == 200
+
+
+def test_an_image_comes_in_a_form_too(cluster: Cluster) -> None:
+    target(cluster)
+    headers = {"Authorization": f"Bearer {token(cluster)}"}
+    with http(cluster) as client:
+        form = {"other": b"x", "file": DATA}
+        assert client.post("/v1beta1/upload-form", files=form, headers=headers).status_code == 200
+    assert cluster.claim_path("vms", "web").read_bytes().startswith(DATA)
 
 
 def test_a_short_body_is_500(cluster: Cluster) -> None:

@@ -90,7 +90,7 @@ class Request(BaseHTTPRequestHandler):
     def send_json(self, status: int, body: Object, headers: dict[str, str] | None = None) -> None:
         self.send(status, json.dumps(body).encode(), "application/json", headers)
 
-    def body(self, size: int = 32 << 10) -> Iterator[bytes]:
+    def body(self, size: int = 256 << 10) -> Iterator[bytes]:
         """The body in pieces; EOFError where the client ends before its end."""
         if self.chunked:
             yield from self._chunks()
