@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cluster.csi import Driver, Volume
-from cluster.wire import Answer, Events, Request
+from cluster.wire import Answer, Events, Request, overtaken
 from lightkube import ApiError
 from lightkube.resources.core_v1 import PersistentVolumeClaim, Pod
 from lightkube.utils.quantity import parse_quantity
