@@ -496,7 +496,6 @@ def _plan(
     namespace: str | None = None,
     dry_run: str | None = None,
 ) -> Summary:
-    from dataclasses import replace
     from datetime import date
 
     from migrate import pipeline, reporting
@@ -506,7 +505,7 @@ def _plan(
     from migrate.target import vocabulary
 
     chosen = sites.load(site) if site else sites.Site()
-    chosen = replace(chosen, namespace=namespace, placed=True) if namespace else chosen
+    chosen = sites.moved(chosen, namespace) if namespace else chosen
     there = ask = None
     if context or kubeconfig or dry_run:
         from migrate.target import api

@@ -339,7 +339,9 @@ class Planning:
         self.site.waive(item.vm, found, self.today)
         item.findings += found
         if self.ask and item.verdict != "blocked":
-            item.findings += _asked(item, self.ask)
+            said = list(_asked(item, self.ask))
+            self.site.waive(item.vm, said, self.today)
+            item.findings += said
         return item
 
 

@@ -105,7 +105,8 @@ def report_row(translation: Translation) -> dict[str, Any]:
 
 def target_document(target: Target) -> dict[str, Any]:
     """`target` of report.json."""
-    return {"kubevirt": target.kubevirt, "featureGates": sorted(target.gates)}
+    machines = {"emulatedMachines": sorted(target.machines)} if target.machines else {}
+    return {"kubevirt": target.kubevirt, "featureGates": sorted(target.gates)} | machines
 
 
 def finding_document(finding: Finding) -> dict[str, Any]:

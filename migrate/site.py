@@ -63,6 +63,15 @@ def load(path: Path) -> Site:
     return replace(checked(parse(text, str(path)), str(path)), text=text)
 
 
+def moved(site: Site, namespace: str) -> Site:
+    """The site with another namespace, in its text too, which a plan keeps."""
+    import yaml
+
+    data = parse(site.text, "the site file") | {"namespace": namespace}
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return replace(site, namespace=namespace, placed=True, text=text)
+
+
 def parse(text: str, where: str) -> Any:
     """A YAML text as plain data, an empty one as no keys. Raises Refused with the line where it is none."""
     import yaml

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ def ask(plan: Path, kubevirt: str | None, feature_gates: str, rules: Rules, sele
     report = _report(plan)
     before = _target(report["target"])
     after = vocabulary.target(kubevirt or before.kubevirt, ",".join(_over(before, feature_gates)))
+    after = replace(after, machines=before.machines)
     answer = Answer(before, after)
     told = {row["folder"]: {item["key"]: item["id"] for item in row["findings"]} for row in report["vms"]}
     unseen: set[str] = set()
@@ -96,7 +97,8 @@ def _report(plan: Path) -> dict[str, Any]:
 
 
 def _target(recorded: dict[str, Any]) -> Target:
-    return vocabulary.target(recorded["kubevirt"], ",".join(recorded["featureGates"]))
+    found = vocabulary.target(recorded["kubevirt"], ",".join(recorded["featureGates"]))
+    return replace(found, machines=frozenset(recorded.get("emulatedMachines", ())))
 
 
 def _over(before: Target, feature_gates: str) -> list[str]:

@@ -17,7 +17,7 @@ from migrate.data import data_path
 from migrate.mapping import rules as all_rules
 from migrate.model import Refused
 from migrate.selection import Selection
-from migrate.target.vocabulary import target
+from migrate.target.vocabulary import Target, target
 
 DAY = date(2027, 1, 1)
 SECRET = "hunter2-planted"
@@ -138,3 +138,15 @@ def test_the_command_tells_in_text_and_json(plan: Path) -> None:
     assert before == {path: path.read_bytes() for path in plan.rglob("*") if path.is_file()}
     bad = subprocess.run([*command, "--kubevirt", "0.1"], capture_output=True, text=True, env=environment)
     assert bad.returncode == 2
+
+
+def test_the_namespace_and_machine_types_of_a_plan_count_for_what_if(plan: Path, tmp_path: Path) -> None:
+    site = sites.moved(sites.load(tmp_path / "site"), "elsewhere")
+    inventory = pipeline.opened([plan / "plain/source.xml"], Selection.parse())
+    planned = Target("1.9", machines=frozenset({"amd64/pc-i440fx*"}))
+    items = pipeline.plan(inventory, all_rules.load(), planned, site, DAY)
+    reporting.write_plan(tmp_path / "second", items, planned, site.text)
+    assert sites.load(tmp_path / "second/site.yaml").namespace == "elsewhere"
+    answer = whatif.ask(tmp_path / "second", None, "", all_rules.load(), Selection.parse(), DAY)
+    assert answer.before.machines == answer.after.machines == planned.machines
+    assert set(answer.verdicts) == {("blocked", "blocked")}

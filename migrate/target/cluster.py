@@ -24,6 +24,7 @@ Object = dict[str, Any]
 EVERYWHERE = "*"
 CHUNK = 500
 TEMPORARY_TAINTS = "node.kubernetes.io/"
+ARCHITECTURES = ("amd64", "arm64", "s390x")
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 POD_SECURITY = "pod-security.kubernetes.io/enforce"
 RESOURCE_NAME = "k8s.v1.cni.cncf.io/resourceName"
@@ -108,15 +109,16 @@ class Limit:
 class Cluster:
     """The facts of one cluster.
 
-    `kubevirt` is its version, None where none was seen; `configuration` is that of the KubeVirt object. `namespaces`
-    have the pod security that they enforce; `storage_classes` whether they are the default; `networks` the resource
-    that each NIC on them takes, or "". `addresses` are by MAC in lower case. Names of `instancetypes` and `preferences`
-    begin with their kind: `VirtualMachineInstancetype/u1.small`.
+    `kubevirt` is its version, None where none was seen; `architecture` that of VMs that name none; `configuration` is
+    that of the KubeVirt object. `namespaces` have the pod security that they enforce; `storage_classes` whether they
+    are the default; `networks` the resource that each NIC on them takes, or "". `addresses` are by MAC in lower case.
+    Names of `instancetypes` and `preferences` begin with their kind: `VirtualMachineInstancetype/u1.small`.
     """
 
     context: str
     namespace: str = "default"
     kubevirt: str | None = None
+    architecture: str = ""
     configuration: Object = field(default_factory=dict)
     nodes: Listing[Node] = Listing()
     namespaces: Listing[str] = Listing()
@@ -145,7 +147,24 @@ class Cluster:
             for gate in developer.get(key) or []
             if gate in vocabulary.gate_states() and gate not in named
         }
-        return Target(by_hand.kubevirt, by_hand.gates | own)
+        return Target(by_hand.kubevirt, by_hand.gates | own | self._switched(named), self._machines())
+
+    def _switched(self, named: set[str]) -> set[str]:
+        """What counts as a feature gate switched on: a setting that was one, and an architecture beside amd64."""
+        reservations = (self.configuration.get("persistentReservationConfiguration") or {}).get("enabled")
+        found = {"PersistentReservation"} if reservations else set()
+        found |= {"MultiArchitecture"} if self.architecture not in ("", "amd64") else set()
+        return {f"+{gate}" for gate in found - named}
+
+    def _machines(self) -> frozenset[str]:
+        """The machine types that the KubeVirt object allows, as `Target` has them; an older setting counts first."""
+        every = self.configuration.get("emulatedMachines")
+        settings = self.configuration.get("architectureConfiguration") or {}
+        return frozenset(
+            f"{arch}/{glob}"
+            for arch in ARCHITECTURES
+            for glob in every or (settings.get(arch) or {}).get("emulatedMachines") or []
+        )
 
 
 class _Reader:
@@ -205,6 +224,7 @@ def read(client: Client, namespace: str) -> Cluster:
         context=context,
         namespace=namespace,
         kubevirt=status.get("observedKubeVirtVersion"),
+        architecture=status.get("defaultArchitecture") or "",
         configuration=spec.get("configuration") or {},
         nodes=reader.read("nodes", _node),
         namespaces=reader.read("namespaces", lambda item: _labels(item).get(POD_SECURITY, "")),

@@ -189,10 +189,14 @@ def needs() -> list[Need]:
 
 @dataclass(frozen=True)
 class Target:
-    """A KubeVirt minor version and the feature gates switched by hand, as `+Name` and `-Name`."""
+    """A KubeVirt minor version and the feature gates switched by hand, as `+Name` and `-Name`.
+
+    `machines` are the machine types that an administrator allows instead of KubeVirt's own: `ARCHITECTURE/GLOB`.
+    """
 
     kubevirt: str
     gates: frozenset[str] = frozenset()
+    machines: frozenset[str] = frozenset()
 
     def __hash__(self) -> int:
         # Caches ask for it at every write; text and frozenset keep theirs.

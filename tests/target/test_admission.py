@@ -621,6 +621,14 @@ def test_refusals_by_version(changes, gates, expected):
     assert {version: next(iter(ids(vm, on=version, gates=gates)), None) for version in expected} == expected
 
 
+def test_an_administrator_says_which_machine_types_are_allowed():
+    old = changed(VM, ("domain.machine.type", "pc-i440fx-7.2"))
+    widened = Target("1.9", machines=frozenset({"amd64/pc-i440fx*", "arm64/virt*"}))
+    assert ids(old) == {"machine-type"}
+    assert refusals(old, [CLAIM], widened) == []
+    assert {refusal.id for refusal in refusals(VM, [CLAIM], widened)} == {"machine-type"}
+
+
 def test_a_data_volume_of_another_namespace():
     template = {"metadata": {"name": "web-vda", "namespace": "a"}, "spec": {"storage": {}, "source": {"blank": {}}}}
     vm = changed(VM, ("VirtualMachine.spec.dataVolumeTemplates", [template]))

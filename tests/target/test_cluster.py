@@ -132,6 +132,16 @@ def test_version_and_gates_are_the_clusters(fitting: Server) -> None:
     assert found.target("-VSOCK").gates == {"-VSOCK", "-Snapshot"}
 
 
+def test_what_an_administrator_widens_counts() -> None:
+    allowed = {"arm64": {"emulatedMachines": ["virt*"]}, "amd64": {"emulatedMachines": ["q35*", "pc-i440fx*"]}}
+    widened = {"architectureConfiguration": allowed, "persistentReservationConfiguration": {"enabled": True}}
+    found = cluster.Cluster("c", kubevirt="v1.7.0", architecture="arm64", configuration=widened).target()
+    assert found.gates == {"+PersistentReservation", "+MultiArchitecture"}
+    assert found.machines == {"arm64/virt*", "amd64/q35*", "amd64/pc-i440fx*"}
+    older = cluster.Cluster("c", kubevirt="v1.7.0", configuration={"emulatedMachines": ["pc*"]}).target()
+    assert older.machines == {f"{arch}/pc*" for arch in ("amd64", "arm64", "s390x")}
+
+
 def test_without_kubevirt_the_version_has_to_be_named(kubernetes: Server) -> None:
     with pytest.raises(Refused, match="--kubevirt"):
         cluster.read(kubernetes.client, "vms").target()
@@ -200,6 +210,16 @@ def test_what_the_api_server_refuses_is_a_blocker_with_its_words(fitting: Server
     row = planned("--dry-run", "server", context="stranger", status=1)
     assert ids(row) == ["cluster/refused", "cluster/refused"]
     assert any('User "stranger" cannot patch resource "virtualmachines"' in item["because"] for item in row["findings"])
+
+
+def test_what_the_api_server_refuses_can_be_waived(
+    fitting: Server, planned: Callable[..., Any], tmp_path: Path
+) -> None:
+    fitting.let_read("stranger", *api.kinds())
+    waivers = [{"finding": "cluster/refused", "reason": "another user creates it", "until": "2099-01-01"}]
+    (tmp_path / "site.yaml").write_text(SITE + yaml.safe_dump({"waivers": waivers}))
+    row = planned("--dry-run", "server", context="stranger")
+    assert row["verdict"] != "blocked" and ids(row) == ["cluster/refused", "cluster/refused"]
 
 
 def test_a_dry_run_leaves_nothing_behind(fitting: Server, planned: Callable[..., Any]) -> None:

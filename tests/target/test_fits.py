@@ -166,12 +166,6 @@ CASES = [
     ("claim-missing", "volumes[www].persistentVolumeClaim.claimName", replace(CLUSTER, claims=Listing())),
     ("mac-taken", ADDRESS, replace(CLUSTER, addresses={MAC: (Address("x/y", ""), Address("a/b", "vms/lan"))})),
     ("mac-elsewhere", ADDRESS, replace(CLUSTER, addresses={MAC: (Address("a/b", "a/lan"),)})),
-    ("machine-type", MACHINE, configured(emulatedMachines=["pc-q35*"])),
-    (
-        "machine-type",
-        "domain.machine.type",
-        configured(architectureConfiguration={"amd64": {"emulatedMachines": ["v*"]}}),
-    ),
     ("machine-type", MACHINE, without(label="machine-type.node.kubevirt.io/q35")),
     ("preference", "VirtualMachine.spec.preference", replace(CLUSTER, preferences=Listing())),
     ("default-class", STORAGE_CLASS, replace(CLUSTER, storage_classes=Listing({("", "slow"): False}))),

@@ -31,6 +31,7 @@ CHECKS = (
     storage.of_data_volumes,
     network.of_nics,
     network.of_networks,
+    compute.of_machine,
     compute.of_memory,
     compute.of_resources,
     compute.of_cpu,

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from fractions import Fraction
 from math import prod
 from typing import Any
 
 from migrate.target.admission.spec import GIB, MIB, Manifest, Refusal, Spec, amount
+
+# The machine types that each architecture has unless the administrator says otherwise: pkg/virt-config/virt-config.go.
+MACHINES = {"amd64": ("q35*", "pc-q35*"), "arm64": ("virt*",), "s390x": ("s390-ccw-virtio*",)}
+
+
+def of_machine(every: Spec) -> Iterator[Refusal]:
+    """The machine type, which has to be one of those that the architecture's setting allows."""
+    kind = every.domain.get("machine", {}).get("type")
+    own = [glob for arch, _, glob in (each.partition("/") for each in every.target.machines) if arch == every.arch]
+    allowed = sorted(own) or MACHINES.get(every.arch, ())
+    if kind and not any(fnmatchcase(kind, glob) for glob in allowed):
+        because = f"KubeVirt refuses machine type {kind} on {every.arch}; allowed are {', '.join(allowed) or 'none'}."
+        setting = f"architectureConfiguration.{every.arch}.emulatedMachines"
+        remedy = f"Use one of those, or have the cluster's administrator add it to {setting} of the KubeVirt object."
+        yield Refusal("domain.machine.type", "machine-type", because, remedy)
 
 
 def of_memory(every: Spec) -> Iterator[Refusal]:

@@ -19,7 +19,6 @@ CHECKS = (
     objects.names,
     objects.networks,
     objects.addresses,
-    objects.machine_type,
     objects.host_devices,
     instancetypes.there,
     instancetypes.conflicts,

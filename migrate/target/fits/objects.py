@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 
 from migrate.target.fits.wanted import Misfit, Wanted, instead
 
@@ -81,18 +80,6 @@ def addresses(wanted: Wanted) -> Iterator[Misfit]:
         elif others:
             because = f"VM {others[0].vm} has the address {mac} on another network, which kubemacpool refuses."
             yield Misfit("mac-elsewhere", "warning", path, because, remedy)
-
-
-def machine_type(wanted: Wanted) -> Iterator[Misfit]:
-    """A machine type that the administrator does not allow."""
-    kind, arch = wanted.domain.get("machine", {}).get("type"), wanted.spec.get("architecture") or "amd64"
-    configuration = wanted.cluster.configuration
-    own = (configuration.get("architectureConfiguration") or {}).get(arch) or {}
-    allowed = configuration.get("emulatedMachines") or own.get("emulatedMachines")
-    if kind and allowed and not any(fnmatchcase(kind, pattern) for pattern in allowed):
-        because = f"The cluster refuses machine type {kind}; it allows {', '.join(allowed)}."
-        remedy = f"Add it to architectureConfiguration.{arch}.emulatedMachines of the KubeVirt object."
-        yield Misfit("machine-type", "blocker", "domain.machine.type", because, remedy)
 
 
 def host_devices(wanted: Wanted) -> Iterator[Misfit]:
