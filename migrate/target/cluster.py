@@ -88,12 +88,21 @@ class Address(NamedTuple):
     network: str
 
 
+class Scope(NamedTuple):
+    """Which pods a quota is for: those of a kind, or those whose priority class is one of some."""
+
+    name: str
+    operator: str = "Exists"
+    values: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """A ResourceQuota: what it allows of each resource in all, and what is used."""
+    """A ResourceQuota: what it allows of each resource in all, what is used, and the scopes that narrow it."""
 
     hard: Mapping[str, Fraction]
     used: Mapping[str, Fraction] = field(default_factory=dict)
+    scopes: tuple[Scope, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,10 +324,11 @@ def network_of(network: Object, namespace: str) -> str:
 
 
 def _quota(item: Object) -> Quota:
-    """A quota; one with scopes is for other pods than those of VMs."""
     spec, status = item.get("spec") or {}, item.get("status") or {}
-    scoped = spec.get("scopes") or spec.get("scopeSelector")
-    return Quota({} if scoped else _amounts(spec.get("hard")), _amounts(status.get("used")))
+    scopes = [Scope(name) for name in spec.get("scopes") or []]
+    for each in (spec.get("scopeSelector") or {}).get("matchExpressions") or []:
+        scopes.append(Scope(each["scopeName"], each["operator"], tuple(each.get("values") or [])))
+    return Quota(_amounts(spec.get("hard")), _amounts(status.get("used")), tuple(scopes))
 
 
 def _limits(item: Object) -> tuple[Limit, ...]:

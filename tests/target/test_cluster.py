@@ -16,7 +16,7 @@ from cluster.server import Server
 
 from migrate.model import Refused
 from migrate.target import api, cluster
-from migrate.target.cluster import Address, Modes
+from migrate.target.cluster import Address, Modes, Scope
 
 GIB = Fraction(2**30)
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -106,6 +106,10 @@ def test_facts_are_read_as_they_are(fitting: Server) -> None:
     fitting.add("limitranges", "sizes", "vms", spec={"limits": [LIMIT]})
     hard = {"hard": {"requests.storage": "5Gi"}}
     fitting.add("resourcequotas", "all", "vms", spec=hard, status=hard | {"used": {"requests.storage": "1Gi"}})
+    urgent = {"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}
+    fitting.add(
+        "resourcequotas", "urgent", "vms", spec={"hard": {"pods": 1}, "scopeSelector": {"matchExpressions": [urgent]}}
+    )
     addresses = [{"name": "a", "mac": "02:AA:00:00:00:01"}]
     fitting.add("virtualmachineinstances", "db", "vms", spec=with_nic("office"), status={"interfaces": addresses})
 
@@ -123,6 +127,7 @@ def test_facts_are_read_as_they_are(fitting: Server) -> None:
     assert "VirtualMachinePreference/linux" in found.preferences.within("vms")
     assert found.limits.within("vms")["sizes"][0].most == {"storage": GIB / 2}
     assert found.quotas.within("vms")["all"].used == {"requests.storage": GIB}
+    assert found.quotas.within("vms")["urgent"].scopes == (Scope("PriorityClass", "In", ("high",)),)
     assert found.addresses == {"02:aa:00:00:00:01": (Address("vms/db", "vms/office"),)}
 
 

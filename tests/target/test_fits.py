@@ -12,7 +12,7 @@ import pytest
 
 from migrate.model import VM, Entry, PlannedDisk, Translation
 from migrate.target import vocabulary
-from migrate.target.cluster import Address, Cluster, Limit, Listing, Modes, Node, Origin, Quota
+from migrate.target.cluster import Address, Cluster, Limit, Listing, Modes, Node, Origin, Quota, Scope
 from migrate.target.fits import Misfit, misfits
 
 TARGET = vocabulary.target("1.9", "+HypervStrictCheck")
@@ -368,9 +368,71 @@ def test_overcommitted_memory_is_asked_for_in_part() -> None:
 def test_a_quota_counts_over_all_vms_of_the_plan() -> None:
     quota = Quota({"requests.storage": Fraction(25 * GIB)}, {"requests.storage": Fraction(0)})
     cluster, used = replace(CLUSTER, quotas=Listing({("vms", "disks"): quota})), Counter()
-    results = [list(misfits(wanted(size), cluster, TARGET, used)) for size in ("10Gi", "20Gi", "10Gi", "10Gi")]
+    sizes = {"a": "10Gi", "b": "20Gi", "c": "10Gi", "d": "10Gi"}
+    results = [list(misfits(with_claim(name, size), cluster, TARGET, used)) for name, size in sizes.items()]
     assert [[misfit.id for misfit in result] for result in results] == [[], ["quota"], [], ["quota"]]
     assert "20 GiB of requests.storage is taken" in results[-1][0].because
+
+
+def with_claim(name: str, size: str = "10Gi") -> Translation:
+    """The VM with a claim of another name."""
+    found = wanted(size)
+    found.claims[0]["metadata"]["name"] = name
+    return found
+
+
+def test_a_claim_that_vms_share_counts_once() -> None:
+    quota = Quota({"requests.storage": Fraction(15 * GIB)})
+    cluster, used = replace(CLUSTER, quotas=Listing({("vms", "disks"): quota})), Counter()
+    assert [list(misfits(with_claim("shared"), cluster, TARGET, used)) for _ in range(3)] == [[], [], []]
+    assert [misfit.id for misfit in misfits(with_claim("own"), cluster, TARGET, used)] == ["quota"]
+
+
+@pytest.mark.parametrize(
+    ("scope", "priority", "expected"),
+    [
+        (Scope("NotTerminating"), "", ["quota"]),
+        (Scope("NotBestEffort"), "", ["quota"]),
+        (Scope("Terminating"), "", []),
+        (Scope("BestEffort"), "", []),
+        (Scope("PriorityClass", "In", ("high",)), "high", ["quota"]),
+        (Scope("PriorityClass", "In", ("high",)), "", []),
+        (Scope("PriorityClass", "NotIn", ("high",)), "high", []),
+        (Scope("PriorityClass", "NotIn", ("high",)), "low", ["quota"]),
+        (Scope("PriorityClass", "Exists"), "", []),
+        (Scope("PriorityClass", "DoesNotExist"), "", ["quota"]),
+    ],
+)
+def test_a_quota_counts_the_pods_in_its_scopes(scope: Scope, priority: str, expected: list[str]) -> None:
+    quota = Quota({"requests.cpu": Fraction(1)}, scopes=(scope,))
+    cluster = replace(CLUSTER, quotas=Listing({("vms", "pods"): quota}))
+    assert [misfit.id for misfit in found(wanted(priorityClassName=priority), cluster)] == expected
+
+
+PLAIN: dict[str, Any] = {
+    "domain": {"memory": {"guest": "1Gi"}, "cpu": {"sockets": 2}, "resources": {}},
+    "networks": [],
+    "nodeSelector": {},
+}
+CAPPED = PLAIN | {"domain": PLAIN["domain"] | {"resources": {"limits": {"memory": "2Gi", "cpu": "1"}}}}
+
+
+@pytest.mark.parametrize(
+    ("version", "spec", "hard", "expected"),
+    [
+        ("1.9", PLAIN, {"limits.cpu": 2, "limits.memory": 3 * GIB}, []),
+        ("1.9", PLAIN, {"limits.cpu": 1}, ["quota"]),
+        ("1.9", PLAIN, {"limits.memory": 2 * GIB}, ["quota"]),
+        ("1.9", CAPPED, {"limits.cpu": 1, "limits.memory": 3 * GIB}, []),
+        ("1.9", CAPPED, {"limits.memory": 2 * GIB}, ["quota"]),
+        ("1.4", PLAIN, {"limits.cpu": 9, "limits.memory": 9 * GIB}, ["quota-limits", "quota-limits"]),
+        ("1.4", CAPPED, {"limits.cpu": 1, "limits.memory": 3 * GIB}, []),
+    ],
+)
+def test_quotas_on_limits(version: str, spec: dict[str, Any], hard: dict[str, int], expected: list[str]) -> None:
+    quota = Quota({name: Fraction(number) for name, number in hard.items()})
+    cluster = replace(CLUSTER, quotas=Listing({("vms", "limits"): quota}))
+    assert [misfit.id for misfit in misfits(wanted(**spec), cluster, vocabulary.target(version), Counter())] == expected
 
 
 def test_blocked_vms_take_nothing_of_a_quota() -> None:

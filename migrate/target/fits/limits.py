@@ -6,15 +6,22 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
-from migrate.target.cluster import Limit
-from migrate.target.fits.nodes import path_of, requests
-from migrate.target.fits.wanted import Misfit, Wanted, size_of
+from migrate.target.admission.spec import amount
+from migrate.target.cluster import Limit, Quota
+from migrate.target.fits.nodes import beside_guest, path_of, requests, vcpus
+from migrate.target.fits.wanted import Misfit, Object, Wanted, size_of
 from migrate.target.quantity import human
 
 Amounts = Mapping[str, Fraction]
 # What the VMs of a plan take, by namespace, quota and resource.
 Used = Counter[tuple[str, str, str]]
 NONE = Fraction(0)
+# In the place of a quota's name, for claims that are counted already.
+SHARED = ""
+# The scopes that every VM's pod is in.
+OF_VMS = ("NotTerminating", "NotBestEffort")
+# KubeVirt's automatic limit of memory, as a multiple of what the pod requests: renderresources.go.
+AUTOMATIC = 2
 LIMITED = {"PersistentVolumeClaim": "limit-claim", "Container": "limit-container", "Pod": "limit-pod"}
 
 
@@ -56,8 +63,10 @@ def quotas(wanted: Wanted, used: Used, blocked: bool) -> Iterator[Misfit]:
     `used` grows by what this VM takes unless it is blocked.
     """
     inside = wanted.namespace
-    there = wanted.cluster.quotas.within(inside)
-    objects, pod = _objects(wanted), _pod(wanted)
+    there = {name: quota for name, quota in wanted.cluster.quotas.within(inside).items() if _is_for(quota, wanted)}
+    claims = [claim for _, claim in wanted.claims if not used[inside, SHARED, claim["metadata"]["name"]]]
+    objects, pod = _objects(wanted, claims), _pod(wanted)
+    yield from _unlimited(wanted, there, pod)
     for name, quota in there.items():
         for resource, hard in quota.hard.items():
             asked = objects.get(resource) or pod.get(resource, NONE)
@@ -78,17 +87,44 @@ def quotas(wanted: Wanted, used: Used, blocked: bool) -> Iterator[Misfit]:
             remedy = "Have the quota raised, or plan fewer VMs into the namespace."
             yield Misfit("quota", "blocker", path, f"{because}.", remedy)
     if not blocked:
+        used.update((inside, SHARED, claim["metadata"]["name"]) for claim in claims)
         for name, quota in there.items():
             for resource in quota.hard:
                 used[inside, name, resource] += objects.get(resource) or pod.get(resource, NONE)
 
 
-def _objects(wanted: Wanted) -> Amounts:
-    """What the VM and its claims take of quotas as soon as they exist."""
+def _is_for(quota: Quota, wanted: Wanted) -> bool:
+    """Whether a quota counts the VM: its pod has requests and no deadline, and perhaps a priority class."""
+    priority = wanted.spec.get("priorityClassName") or ""
+    return all(
+        {
+            "Exists": bool(priority),
+            "DoesNotExist": not priority,
+            "In": priority in scope.values,
+            "NotIn": priority not in scope.values,
+        }.get(scope.operator, False)
+        if scope.name == "PriorityClass"
+        else scope.name in OF_VMS
+        for scope in quota.scopes
+    )
+
+
+def _unlimited(wanted: Wanted, there: Mapping[str, Quota], pod: Amounts) -> Iterator[Misfit]:
+    """Quotas on limits, which refuse a pod that has none; KubeVirt sets them where it has learned to."""
+    for name, quota in there.items():
+        for resource in sorted({"limits.cpu", "limits.memory"} & quota.hard.keys() - pod.keys()):
+            because = f"Quota {name} refuses pods without {resource}, which KubeVirt {wanted.target.kubevirt} sets "
+            because += "only with feature gate AutoResourceLimitsGate, so the VM never starts."
+            remedy = "Have the gate switched on, or the quota changed."
+            yield Misfit("quota-limits", "blocker", f"ResourceQuota[{name}].spec.hard[{resource}]", because, remedy)
+
+
+def _objects(wanted: Wanted, claims: list[Object]) -> Amounts:
+    """What the VM and those of its claims that no VM before it shares take of quotas as soon as they exist."""
     classes = wanted.cluster.storage_classes.within()
     default = next((name for name, is_default in classes.items() if is_default), None)
     found: Counter[str] = Counter({"count/virtualmachines.kubevirt.io": 1})
-    for _, claim in wanted.claims:
+    for claim in claims:
         size, prefix = (
             size_of(claim),
             f"{claim['spec'].get('storageClassName') or default}.storageclass.storage.k8s.io/",
@@ -103,4 +139,18 @@ def _pod(wanted: Wanted) -> Amounts:
     asked = requests(wanted)
     plain = {name: number for name, number in asked.items() if name in ("cpu", "memory")}
     running = {f"requests.{name}": number for name, number in asked.items()}
-    return {"pods": Fraction(1), "count/pods": Fraction(1), **plain, **running}
+    return {"pods": Fraction(1), "count/pods": Fraction(1), **plain, **running, **_limits(wanted, asked)}
+
+
+def _limits(wanted: Wanted, asked: Amounts) -> Amounts:
+    """The limits of the VM's pod: its own, or those that KubeVirt sets for the sake of quotas on them."""
+    own = {name: amount(text) for name, text in wanted.domain.get("resources", {}).get("limits", {}).items()}
+    found = {name: number for name, number in own.items() if number is not None and name in ("cpu", "memory")}
+    if "memory" in found:
+        found["memory"] += beside_guest(wanted)
+    cpu = wanted.domain.get("cpu", {})
+    if wanted.target.enabled("AutoResourceLimitsGate") and "memory" in asked:
+        found = {"memory": asked["memory"] * AUTOMATIC, "cpu": Fraction(vcpus(cpu))} | found
+    if cpu.get("dedicatedCpuPlacement") and "cpu" in asked:
+        found["cpu"] = asked["cpu"]
+    return {f"limits.{name}": number for name, number in found.items()}

@@ -190,26 +190,33 @@ def _compute(wanted: Wanted) -> dict[str, Fraction]:
     """CPUs, and bytes of memory and huge pages."""
     memory, cpu = wanted.domain.get("memory", {}), wanted.domain.get("cpu", {})
     own = wanted.domain.get("resources", {}).get("requests", {})
-    requested = amount(own.get("memory"))
-    guest = amount(memory.get("guest")) or requested or Fraction(0)
-    asked = requested or guest * 100 / (wanted.developer.get("memoryOvercommit") or 100)
-    beside = _overhead(wanted, asked)
+    guest = amount(memory.get("guest")) or amount(own.get("memory")) or Fraction(0)
+    asked = _of_guest(wanted)
+    beside = beside_guest(wanted)
     page = memory.get("hugepages", {}).get("pageSize")
     found = {f"hugepages-{page}": guest, "memory": beside} if page else {"memory": asked + beside}
     # Unless they are dedicated, a CPU of a node is shared by ten of guests.
     share = 1 if cpu.get("dedicatedCpuPlacement") else wanted.developer.get("cpuAllocationRatio") or 10
-    return found | {"cpu": Fraction(_vcpus(cpu), share) + bool(cpu.get("isolateEmulatorThread"))}
+    return found | {"cpu": Fraction(vcpus(cpu), share) + bool(cpu.get("isolateEmulatorThread"))}
 
 
-def _vcpus(cpu: Object) -> int:
+def _of_guest(wanted: Wanted) -> Fraction:
+    """Bytes of memory that the pod asks for the guest."""
+    requested = amount(wanted.domain.get("resources", {}).get("requests", {}).get("memory"))
+    guest = amount(wanted.domain.get("memory", {}).get("guest")) or Fraction(0)
+    return requested or guest * 100 / (wanted.developer.get("memoryOvercommit") or 100)
+
+
+def vcpus(cpu: Object) -> int:
+    """The CPUs of the guest."""
     sockets, cores, threads = (cpu.get(name) or 1 for name in ("sockets", "cores", "threads"))
     return sockets * cores * threads
 
 
-def _overhead(wanted: Wanted, asked: Fraction) -> Fraction:
+def beside_guest(wanted: Wanted) -> Fraction:
     """Bytes of memory beside the guest's, as the newest version counts them."""
     devices, cpu = wanted.devices, wanted.domain.get("cpu", {})
-    mebibytes = OF_POD + OF_VCPU * _vcpus(cpu)
+    mebibytes = OF_POD + OF_VCPU * vcpus(cpu)
     mebibytes += OF_SCREEN if devices.get("autoattachGraphicsDevice", True) else 0
     mebibytes += OF_ARM if wanted.spec.get("architecture") == "arm64" else 0
     mebibytes += OF_TPM if "tpm" in devices else 0
@@ -218,4 +225,4 @@ def _overhead(wanted: Wanted, asked: Fraction) -> Fraction:
     passed_on = [*devices.get("hostDevices", []), *devices.get("gpus", [])]
     passed_on += [nic for nic in devices.get("interfaces", []) if "sriov" in nic]
     ratio = Fraction(wanted.cluster.configuration.get("additionalGuestMemoryOverheadRatio") or 1)
-    return (mebibytes * MIB + asked / 512 + (GIB if passed_on else 0)) * ratio
+    return (mebibytes * MIB + _of_guest(wanted) / 512 + (GIB if passed_on else 0)) * ratio
