@@ -364,11 +364,10 @@ class _Run:
     def _said(self, node: Node) -> Iterator[str]:
         """What an element says, less its secrets: a hash of a weak one would give it away."""
         prefix = node.path + "."
-        for leaf in self.document.leaves:
-            if leaf.path.startswith(prefix):
-                owner, _ = _owner(leaf, self.document, self.rules, self.holds)
-                if not _secret(leaf, owner):
-                    yield f"{leaf.pattern}={leaf.value}"
+        for leaf in [leaf for leaf in self.document.leaves if leaf.path.startswith(prefix)]:
+            owner, _ = _owner(leaf, self.document, self.rules, self.holds)
+            if not _secret(leaf, owner):
+                yield f"{leaf.pattern}={leaf.value}"
 
     def _full(self, rule: Rule, node: Node, place: Place) -> str:
         after = place.after

@@ -11,6 +11,7 @@ from migrate.mapping.tuning import dedicated, told
 
 # libvirt's prefixes (virScaleInteger), each 1024 times the last with `iB` or alone, 1000 times with `B`.
 POWERS = "kmgtpe"
+AMOUNT = re.compile(r"\s*\d{1,20}\s*")
 # VIR_DOMAIN_MEMORY_PARAM_UNLIMITED
 UNLIMITED_KIB = 2**53 - 1
 MIB, GIB = 1024, 1024 * 1024
@@ -26,7 +27,7 @@ DEFAULT_PAGES = {"s390x": MIB}
 
 def kib(text: str, unit: str) -> int:
     """A memory amount in KiB, rounded up as libvirt does; ValueError says what is wrong with it."""
-    if not re.fullmatch(r"\s*\d{1,20}\s*", text):
+    if not AMOUNT.fullmatch(text):
         raise ValueError(f"{text!r} is no amount of memory")
     amount = -(-int(text) * _scale(unit.lower()) // 1024)
     if amount >= UNLIMITED_KIB:

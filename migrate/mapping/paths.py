@@ -92,8 +92,12 @@ class Document:
     nodes: dict[str, list[Node]] = field(default_factory=dict)
 
     def add(self, leaf: Leaf) -> None:
-        """Appends a leaf; of an attribute and a child of one name the first keeps the path for look-ups."""
+        """Appends a leaf."""
         self.leaves.append(leaf)
+        self.index(leaf)
+
+    def index(self, leaf: Leaf) -> None:
+        """Makes a leaf known by path and pattern; of an attribute and a child of one name the first keeps the path."""
         self.by_path.setdefault(leaf.path, leaf)
         self.by_pattern.setdefault(leaf.pattern, []).append(leaf)
 
@@ -200,6 +204,8 @@ def read(root: etree._Element, repeats: frozenset[str], single: frozenset[str] =
     """
     document = Document(Node(root, "", "", "domain", 0, 0, ()))
     _walk(root, document.root, document, _shape(repeats, single))
+    for leaf in document.leaves:
+        document.index(leaf)
     return document
 
 
@@ -210,11 +216,11 @@ def _shape(repeats: frozenset[str], single: frozenset[str]) -> Shape:
 
 def _walk(element: etree._Element, node: Node, document: Document, shape: Shape) -> None:
     prefix = node.path + "." if node.path else ""
-    add = document.add
+    leaves = document.leaves
     attributes = element.items()
     for tag, value in attributes:
         name, pattern = shape.attributes.get(tag) or shape.attribute(tag)
-        add(Leaf(prefix + name, pattern, value, node, tag))
+        leaves.append(Leaf(prefix + name, pattern, value, node, tag))
     text = element.text or ""
     children = [(child, *(shape.children.get(child.tag) or shape.child(child.tag))) for child in element]
     several = _several(children) if len(children) > 1 else ()
@@ -226,18 +232,18 @@ def _walk(element: etree._Element, node: Node, document: Document, shape: Shape)
             counts[name] = index + 1
             path = f"{path}[{index}]" if index or not below.again else path
             below = below.again or below if index else below
-        inner = Node(child, path, below.pattern, name, index, len(document.leaves) + 1, node.trail)
+        inner = Node(child, path, below.pattern, name, index, len(leaves) + 1, node.trail)
         document.nodes.setdefault(below.pattern, []).append(inner)
         if below.known:
             _walk(child, inner, document, below)
         else:
-            add(Leaf(path, below.pattern, etree.tostring(child, encoding="unicode", with_tail=False), inner))
+            leaves.append(Leaf(path, below.pattern, etree.tostring(child, encoding="unicode", with_tail=False), inner))
         tail = child.tail
         if tail and not tail.isspace():
             text += tail
     text = text.strip()
     if text or not (children or attributes):
-        add(Leaf(node.path, node.pattern, text, node))
+        leaves.append(Leaf(node.path, node.pattern, text, node))
 
 
 def _several(children: list[tuple[etree._Element, Shape, bool]]) -> set[str]:

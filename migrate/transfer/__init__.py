@@ -5,6 +5,7 @@ The folder is the registry. A method has `unfit` and `move`, and for claims it f
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
@@ -12,6 +13,7 @@ from types import ModuleType
 from migrate.model import Refused
 
 
+@cache
 def methods() -> list[str]:
     """The names of the methods there are, sorted."""
     return sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
