@@ -49,7 +49,7 @@ def of_memory(every: Spec) -> Iterator[Refusal]:
     if guest is None or guest < 0:
         because = "A VM without memory does not start."
         yield Refusal("domain.memory.guest", "memory-missing", because, "Set the guest's memory.")
-    if guest and 0 < guest < 10**6 and not every.live_update:
+    elif not requested and 0 < guest < 10**6 and not every.live_update:
         because = "KubeVirt refuses memory below 1M."
         yield Refusal("domain.memory.guest", "resources", because, "Set the guest's memory.")
     if "hugepages" in memory:

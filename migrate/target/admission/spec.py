@@ -87,8 +87,8 @@ class Spec:
 
     @property
     def live_update(self) -> bool:
-        """Whether changes reach running VMs unless configured otherwise: LiveUpdate became the default in 1.5."""
-        return self.target.at_least("1.5")
+        """Whether changes reach running VMs unless configured otherwise: LiveUpdate became the default in 1.6."""
+        return self.target.at_least("1.6")
 
 
 def amount(quantity: Any) -> Fraction | None:
