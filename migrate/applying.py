@@ -2,158 +2,349 @@
 
 from __future__ import annotations
 
-import json
+import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from queue import SimpleQueue
+from types import ModuleType
 
-from migrate import inventory as inventories
 from migrate import journal as journals
-from migrate import sources, transfer
-from migrate.model import VM, Evidence, Mismatch, PlannedDisk, Refused, Unfinished, Verdict
+from migrate import preflight, sources, transfer
+from migrate.journal import Journal
+from migrate.model import VM, Evidence, Mismatch, PlannedDisk, Refused, Unfinished
+from migrate.planned import Planned, planned
+from migrate.preflight import Carried
 from migrate.selection import Selection
+from migrate.target import api, live
+from migrate.target.live import ClusterTarget
+from migrate.transfer._throttle import Throttle
+from migrate.transfer.file import DirectoryTarget
 
-if TYPE_CHECKING:
-    from migrate.journal import Journal
-    from migrate.transfer.file import DirectoryTarget
-
-PLAN, SCHEMA = "plan.json", 1
-
-
-@dataclass(slots=True)
-class Planned:
-    """One VM of a plan on disk."""
-
-    vm: VM
-    verdict: Verdict
-    disks: list[PlannedDisk]
+Target = DirectoryTarget | ClusterTarget
+Progress = Callable[[PlannedDisk, str, int], None]
+JOBS = 4
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one disk: the evidence, or why there is none. A blocked VM has no disk and a reason."""
+    """What became of one disk, or of an object that was `made` of a VM: the evidence, or why there is none."""
 
     vm: str
     disk: str | None = None
     evidence: Evidence | None = None
     problem: Exception | None = None
     earlier: bool = False
+    made: str | None = None
 
 
 class Blocked(Exception):
-    """What the plan rules out is left out."""
+    """What the plan or the cluster rules out is left out."""
 
 
-def planned(folder: Path, select: Selection) -> list[Planned]:
-    """The selected VMs of a plan folder. Raises Refused where it is none, or was edited into nonsense."""
-    try:
-        document = json.loads((folder / PLAN).read_text("utf-8"))
-        if document["schema"] != SCHEMA:
-            raise ValueError(f"it is not of schema {SCHEMA}")
-        rows = [_row(row) for row in document["vms"]]
-        folders = [row.vm.folder for row in rows]
-        if len(set(folders)) < len(folders) or not all(map(inventories.LABEL.fullmatch, folders)):
-            raise ValueError("a folder is no DNS label, or is there twice")
-    except OSError as error:
-        raise Refused(f"{folder / PLAN}: {error.strerror}; give a folder that `plan` wrote") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Refused(f"{folder / PLAN}: is no plan ({str(error).partition(';')[0]}); plan again") from None
-    wanted = [row for row in rows if select.wants(row.vm)]
-    if rows and not wanted:
-        raise Refused(f"{folder}: not one VM of this plan fits --select and --exclude; plan others into another folder")
-    return wanted
-
-
-def _row(row: dict[str, Any]) -> Planned:
-    if row["verdict"] not in get_args(Verdict):
-        raise ValueError(f"{row['verdict']!r} is no verdict")
-    disks = [inventories.record(PlannedDisk, disk, "disk") for disk in row["disks"]]
-    return Planned(inventories.record(VM, row["vm"], "vm"), row["verdict"], disks)
+class Unverified(Unfinished):
+    """Nothing could be read back, so nothing is proved. The command ends with exit code 3."""
 
 
 def apply(
-    folder: Path, cluster: DirectoryTarget, select: Selection, progress: Callable[[PlannedDisk, str, int], None]
+    folder: Path,
+    target: Target,
+    select: Selection,
+    progress: Progress,
+    *,
+    jobs: int = JOBS,
+    bandwidth: int | None = None,
+    accept_unverified: bool = False,
+    namespace: str | None = None,
 ) -> Iterator[Outcome]:
-    """Copies the disks of a plan's VMs that are not blocked, one outcome a disk; the journal lets a later run go on.
+    """Copies the disks of a plan's VMs that are not blocked, and makes the VMs in a cluster; one outcome each.
 
-    What stops one VM does not stop the others. `progress` gets the disk, "copy" or "read back", and
-    the bytes dealt with so far.
+    What stops one VM does not stop the others; the journal lets a later run go on. `progress` gets the disk, "copy" or
+    "read back", and the bytes dealt with so far. At most `jobs` disks are copied at a time, with `bandwidth` bytes a
+    second in all and of each source.
     """
     rows = planned(folder, select)
     path = folder / journals.NAME
     with journals.opened(path) as journal:
-        arrived = journals.arrived(path, cluster.name)
-        for row in rows:
-            if row.verdict == "blocked":
-                yield Outcome(row.vm.folder, problem=Blocked("is blocked by the plan and left out; see report.json"))
-                continue
-            for outcome in _apply_vm(row, cluster, journal, arrived, progress):
-                if outcome.evidence:
-                    arrived[outcome.evidence.namespace, outcome.evidence.claim] = outcome.evidence
-                yield outcome
+        items, left_out = _checked(folder, rows, target, namespace, ours(target, journal.objects(target.name)))
+        arrived = journals.arrived(path, target.name)
+        run = _Run(folder, target, journal, progress, arrived, items, left_out, jobs, accept_unverified)
+        run.throttle = Throttle(bandwidth) if bandwidth else None
+        yield from run.outcomes(rows)
 
 
-def _apply_vm(
-    row: Planned,
-    cluster: DirectoryTarget,
-    journal: Journal,
-    arrived: dict[tuple[str, str], Evidence],
-    progress: Callable[[PlannedDisk, str, int], None],
+def rehearse(
+    folder: Path, target: Target, select: Selection, *, ask: bool, namespace: str | None = None
 ) -> Iterator[Outcome]:
-    """A claim that several VMs share has arrived for all of them once it has for one."""
-    source, name = sources.source(row.vm.kind), row.vm.folder
-    left = []
-    for disk in row.disks:
-        evidence = arrived.get((disk.namespace, disk.claim))
-        if evidence and transfer.method(disk.method).present(disk, cluster, evidence):
-            yield Outcome(name, disk.name, evidence, earlier=True)
-        elif reason := disk.unfit or source.unfit(row.vm, disk):
-            yield Outcome(name, disk.name, problem=Blocked(reason))
+    """What `apply` would do of each VM; with `ask` the cluster says whether it takes it. Nothing is changed."""
+    rows = planned(folder, select)
+    made = ours(target, journals.objects(folder / journals.NAME, target.name)) if ask else set()
+    items, left_out = _checked(folder, rows, target, namespace, made, ask=ask)
+    for row in rows:
+        name = row.vm.folder
+        if reason := _left_out(row, left_out):
+            yield Outcome(name, problem=Blocked(reason))
+            continue
+        for disk in row.disks:
+            method, reason = _method(row.vm, disk, target)
+            place = f"PersistentVolumeClaim {disk.namespace}/{disk.claim}"
+            how = method and transfer.name_of(method)
+            yield Outcome(name, disk.name, problem=Blocked(reason) if reason else None, made=f"{place}, {how}")
+        for item in [*items[name].others, items[name].machine] if name in items else []:
+            yield Outcome(name, made=live.shown(live.key_of(item)))
+
+
+def ours(target: Target, made: list[journals.Made]) -> set[journals.Name]:
+    """Those of the objects that are there and still the plan's."""
+    if isinstance(target, DirectoryTarget):
+        return set()
+    return {each.key for each in made if (item := target.get(*each.key)) and live.is_ours(item, each)}
+
+
+def _checked(
+    folder: Path, rows: list[Planned], target: Target, namespace: str | None, made: set[journals.Name], ask: bool = True
+) -> tuple[dict[str, Carried], dict[str, str]]:
+    """The objects of the VMs that are not blocked, and which of them a cluster does not take."""
+    if isinstance(target, DirectoryTarget):
+        return {}, {}
+    items = {row.vm.folder: preflight.carried(folder, row, namespace) for row in rows if row.verdict != "blocked"}
+    for item in items.values():
+        target.claims |= {live.key_of(claim)[1:]: claim for claim in item.claims}
+    return items, preflight.problems(folder, items.values(), target, made) if ask else {}
+
+
+def _left_out(row: Planned, left_out: dict[str, str]) -> str | None:
+    blocked = "is blocked by the plan and left out; see report.json"
+    return blocked if row.verdict == "blocked" else left_out.get(row.vm.folder)
+
+
+def _method(vm: VM, disk: PlannedDisk, target: Target) -> tuple[ModuleType | None, str | None]:
+    return transfer.chosen(disk, target, sources.source(vm.kind).unfit(vm, disk))
+
+
+@dataclass
+class _Run:
+    """One `apply`: several VMs at a time, and `jobs` disks of all of them."""
+
+    folder: Path
+    target: Target
+    journal: Journal
+    progress: Progress
+    arrived: dict[tuple[str, str], Evidence]
+    items: dict[str, Carried]
+    left_out: dict[str, str]
+    jobs: int
+    accept_unverified: bool
+    throttle: Throttle | None = None
+    throttles: dict[str, Throttle] = field(default_factory=dict)
+    stop: threading.Event = field(default_factory=threading.Event)
+    locks: dict[tuple[str, str], threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
+
+    def outcomes(self, rows: list[Planned]) -> Iterator[Outcome]:
+        """What becomes of the VMs, as it comes; where nobody listens any more, all ends at the next block."""
+        if isinstance(self.target, ClusterTarget):
+            self.target.pause = self._pause
+            api.load_types()
+        said: SimpleQueue[Outcome | BaseException | None] = SimpleQueue()
+        with ThreadPoolExecutor(self.jobs) as disks, ThreadPoolExecutor(self.jobs) as vms:
+            try:
+                for row in rows:
+                    vms.submit(self._say, row, disks, said)
+                left = len(rows)
+                while left:
+                    item = said.get()
+                    if isinstance(item, BaseException):
+                        raise item
+                    if item is None:
+                        left -= 1
+                    else:
+                        yield item
+            finally:
+                self.stop.set()
+                vms.shutdown(wait=False, cancel_futures=True)
+                disks.shutdown(wait=False, cancel_futures=True)
+
+    def _say(self, row: Planned, disks: ThreadPoolExecutor, said: SimpleQueue[Outcome | BaseException | None]) -> None:
+        try:
+            for outcome in self._vm(row, disks):
+                said.put(outcome)
+        except BaseException as error:
+            said.put(error)
+        said.put(None)
+
+    def _pause(self, seconds: float) -> None:
+        if self.stop.wait(seconds):
+            raise Unfinished("interrupted; run again")
+
+    def _vm(self, row: Planned, disks: ThreadPoolExecutor) -> Iterator[Outcome]:
+        if reason := _left_out(row, self.left_out):
+            yield Outcome(row.vm.folder, problem=Blocked(reason))
+            return
+        whole = True
+        try:
+            if self._made(row):
+                yield from self._of_made(row)
+                return
+            for outcome in self._disks(row, disks):
+                whole &= outcome.problem is None
+                yield outcome
+            if whole and row.vm.folder in self.items:
+                yield from self._objects(self.items[row.vm.folder])
+        except (Refused, Unfinished) as problem:
+            yield Outcome(row.vm.folder, problem=problem)
+
+    def _made(self, row: Planned) -> bool:
+        """Whether the VM is in the cluster already, made by this plan: then its claims are its own."""
+        item = self.items.get(row.vm.folder)
+        if item is None or isinstance(self.target, DirectoryTarget):
+            return False
+        key = live.key_of(item.machine)
+        made, there = self.journal.made(self.target.name, key), self.target.get(*key)
+        return there is not None and live.is_ours(there, made)
+
+    def _of_made(self, row: Planned) -> Iterator[Outcome]:
+        for disk in row.disks:
+            evidence = self.arrived.get((disk.namespace, disk.claim))
+            yield Outcome(row.vm.folder, disk.name, evidence, earlier=True)
+        key = live.key_of(self.items[row.vm.folder].machine)
+        yield Outcome(row.vm.folder, made=live.shown(key), earlier=True)
+
+    def _objects(self, item: Carried) -> Iterator[Outcome]:
+        """Makes what else the VM needs, and the VM last."""
+        for manifest in [*item.others, item.machine]:
+            live.make(self.target, self.journal, item.row.vm.folder, manifest)
+            yield Outcome(item.row.vm.folder, made=live.shown(live.key_of(manifest)))
+
+    def _disks(self, row: Planned, disks: ThreadPoolExecutor) -> Iterator[Outcome]:
+        """A claim that several VMs share has arrived for all of them once it has for one."""
+        left = []
+        for disk in row.disks:
+            if outcome := self._earlier(row.vm, disk):
+                yield outcome
+                continue
+            method, reason = _method(row.vm, disk, self.target)
+            if method is None:
+                yield Outcome(row.vm.folder, disk.name, problem=Blocked(reason))
+            else:
+                left.append((disk, method))
+        pulled = [(disk, method, None) for disk, method in left if not method.OPENS]
+        read = [(disk, method) for disk, method in left if method.OPENS]
+        if read:
+            with sources.source(row.vm.kind).hold(row.vm) as check:
+                yield from self._together(row.vm, [(disk, method, check) for disk, method in read] + pulled, disks)
         else:
-            left.append(disk)
-    if not left:
-        return
-    try:
-        with source.hold(row.vm) as check:
-            for disk in left:
-                yield _move(row.vm, disk, check, cluster, journal, progress)
-    except (Refused, Unfinished) as problem:
-        yield Outcome(name, None, problem=problem)
+            yield from self._together(row.vm, pulled, disks)
+
+    def _together(
+        self,
+        vm: VM,
+        work: list[tuple[PlannedDisk, ModuleType, Callable[[], None] | None]],
+        disks: ThreadPoolExecutor,
+    ) -> Iterator[Outcome]:
+        futures = [disks.submit(self._once, vm, *each) for each in work]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _earlier(self, vm: VM, disk: PlannedDisk) -> Outcome | None:
+        """The outcome of a disk that has arrived already; what was not proved then is proved now if that can be."""
+        evidence = self.arrived.get((disk.namespace, disk.claim))
+        if evidence is None or not transfer.method(evidence.method).present(disk, self.target, evidence):
+            return None
+        if evidence.unverified and evidence.source:
+            return self._prove(vm, disk, evidence)
+        return self._outcome(vm, disk, evidence, earlier=True)
+
+    def _prove(self, vm: VM, disk: PlannedDisk, evidence: Evidence) -> Outcome:
+        sent = journals.digests(self.folder / journals.NAME, evidence.vm, evidence.disk, self.target.name)
+        try:
+            problem = transfer.method(evidence.method).check(disk, self.target, evidence, sent)
+        except Unfinished as reason:
+            evidence = replace(evidence, unverified=str(reason))
+            return self._outcome(vm, disk, evidence, earlier=True)
+        if problem:
+            self.journal.forget(self.target.name, evidence, str(problem))
+            del self.arrived[disk.namespace, disk.claim]
+            return Outcome(vm.folder, disk.name, problem=Mismatch(f"{problem}; run again to send it anew"))
+        evidence = replace(evidence, unverified="", read_back=evidence.source)
+        self.journal.prove(self.target.name, evidence)
+        self.arrived[disk.namespace, disk.claim] = evidence
+        return self._outcome(vm, disk, evidence)
+
+    def _outcome(self, vm: VM, disk: PlannedDisk, evidence: Evidence, earlier: bool = False) -> Outcome:
+        problem = None
+        if evidence.unverified and not self.accept_unverified:
+            reason = f"is copied and unverified: {evidence.unverified}; --accept-unverified goes on all the same"
+            problem = Unverified(reason)
+        return Outcome(vm.folder, disk.name, evidence, problem, earlier)
+
+    def _once(self, vm: VM, disk: PlannedDisk, method: ModuleType, check: Callable[[], None] | None) -> Outcome:
+        """Moves a disk unless another VM that shares it has done so meanwhile."""
+        with self.locks[disk.namespace, disk.claim]:
+            try:
+                if outcome := self._earlier(vm, disk):
+                    return outcome
+                evidence = self._moved(vm, disk, method, check)
+            except (Refused, Unfinished, Mismatch) as problem:
+                return Outcome(vm.folder, disk.name, problem=problem)
+            self.arrived[disk.namespace, disk.claim] = evidence
+            return self._outcome(vm, disk, evidence)
+
+    def _moved(self, vm: VM, disk: PlannedDisk, method: ModuleType, check: Callable[[], None] | None) -> Evidence:
+        def told(phase: str, count: int) -> None:
+            if self.stop.is_set():
+                raise Unfinished("interrupted; run again")
+            self.progress(disk, phase, count)
+
+        if check is None:
+            step = self.journal.step(vm.folder, disk.name, self.target.name, "")
+            evidence = method.move(None, disk, self.target, step, told)
+        else:
+            with sources.source(vm.kind).open(vm, disk) as opened:
+                opened.checks.append(check)
+                opened.throttle = self._throttle(vm)
+                step = self.journal.step(vm.folder, disk.name, self.target.name, opened.stamp)
+                evidence = method.move(opened, disk, self.target, step, told)
+        step.end(evidence)
+        return evidence
+
+    def _throttle(self, vm: VM) -> Throttle | None:
+        """What passes of one source, inside of what passes in all."""
+        if self.throttle is None:
+            return None
+        return self.throttles.setdefault(vm.source, Throttle(self.throttle.rate, self.throttle))
 
 
-def _move(
-    vm: VM,
-    disk: PlannedDisk,
-    check: Callable[[], None],
-    cluster: DirectoryTarget,
-    journal: Journal,
-    progress: Callable[[PlannedDisk, str, int], None],
-) -> Outcome:
-    try:
-        with sources.source(vm.kind).open(vm, disk) as opened:
-            opened.checks.append(check)
-            step = journal.step(vm.folder, disk.name, cluster.name, opened.stamp)
-            evidence = transfer.method(disk.method).move(
-                opened, disk, cluster, step, lambda phase, count: progress(disk, phase, count)
-            )
-            step.end(evidence)
-            return Outcome(vm.folder, disk.name, evidence)
-    except (Refused, Unfinished, Mismatch) as problem:
-        return Outcome(vm.folder, disk.name, problem=problem)
-
-
-def verify(folder: Path, cluster: DirectoryTarget, select: Selection) -> Iterator[Outcome]:
+def verify(folder: Path, target: Target, select: Selection, namespace: str | None = None) -> Iterator[Outcome]:
     """Reads every claim of a plan's VMs again and compares it with the evidence of its copy."""
     rows = planned(folder, select)
+    items, _ = _checked(folder, rows, target, namespace, set(), ask=False)
     journal = folder / journals.NAME
-    known = journals.arrived(journal, cluster.name)
+    known = journals.arrived(journal, target.name)
     for row in rows:
         for disk in row.disks if row.verdict != "blocked" else ():
             evidence = known.get((disk.namespace, disk.claim))
             if evidence is None:
                 yield Outcome(row.vm.folder, disk.name, problem=Unfinished("was not copied yet; run `apply`"))
-                continue
-            sent = journals.digests(journal, evidence.vm, evidence.disk, cluster.name)
-            problem = transfer.method(disk.method).check(disk, cluster, evidence, sent)
-            yield Outcome(row.vm.folder, disk.name, evidence, problem)
+            else:
+                yield Outcome(row.vm.folder, disk.name, evidence, _verified(journal, disk, target, evidence, items))
+
+
+def _verified(
+    journal: Path, disk: PlannedDisk, target: Target, evidence: Evidence, items: dict[str, Carried]
+) -> Exception | None:
+    """What is wrong with a claim, or why that cannot be told."""
+    if evidence.vm in items and isinstance(target, ClusterTarget):
+        key = live.key_of(items[evidence.vm].machine)
+        if target.get(*key) and (reason := live.started(target, *key[1:])):
+            return Blocked(f"the VM's disks are its own by now, for {reason}: they are not compared with the source")
+    sent = journals.digests(journal, evidence.vm, evidence.disk, target.name)
+    try:
+        return transfer.method(evidence.method).check(disk, target, evidence, sent)
+    except Unfinished as reason:
+        return Unverified(f"is unverified: {reason}")

@@ -5,40 +5,43 @@ Everything heavy is imported by the command that needs it, so that `--help` answ
 
 from __future__ import annotations
 
-import json
-import re
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from migrate import __version__
+from migrate import __version__, acting
 from migrate.model import Mismatch, Refused, Unfinished
+from migrate.terminal import (
+    BUG,
+    FINDINGS,
+    INTERRUPTED,
+    MISMATCH,
+    REFUSED,
+    UNFINISHED,
+    ascii_only,
+    directory,
+    fields,
+    folder,
+    note,
+    output,
+    planned_for,
+    print_json,
+    progress,
+    say,
+    selected,
+    selection,
+)
 
 if TYPE_CHECKING:
-    from migrate.applying import Outcome
-    from migrate.model import VM, PlannedDisk, Skipped
+    from migrate.model import VM, Skipped
     from migrate.reporting import Summary
-    from migrate.selection import Selection
 
 NEWEST = "1.9"
-FINDINGS, REFUSED, UNFINISHED, MISMATCH, BUG, INTERRUPTED = 1, 2, 3, 4, 70, 130
-Command = TypeVar("Command", bound=Callable[..., Any])
 
-folder = click.Path(path_type=Path)
-output = click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="Output format.")
-directory = click.option(
-    "--directory",
-    type=folder,
-    required=True,
-    metavar="OUT",
-    help="The embedded target: claims become OUT/NAMESPACE/CLAIM/disk.img.",
-)
 site_file = click.option(
     "--site", type=folder, metavar="FILE", help="The site file: namespace, storage, networks, devices."
 )
@@ -61,36 +64,6 @@ fail_on = click.option(
 )
 
 
-def _namespace(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
-    """The name as it is; a usage error for one that Kubernetes does not take, and that is thus safe in a path."""
-    if name is not None and not re.fullmatch("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name):
-        raise click.BadParameter(f"{name!r} is no name of a namespace: a-z, 0-9 and -, at most 63 characters")
-    return name
-
-
-def cluster(command: Command) -> Command:
-    """The options that name a cluster."""
-    for option in (
-        click.option(
-            "-n", "--namespace", metavar="NS", callback=_namespace, help="Instead of the site file's `namespace`."
-        ),
-        click.option("--kubeconfig", type=folder, metavar="FILE", help="Where contexts are. [default: $KUBECONFIG]"),
-        click.option("--context", metavar="NAME", help="The cluster that the VMs have to fit; it is only read."),
-    ):
-        command = option(command)
-    return command
-
-
-def selection(command: Command) -> Command:
-    """The options `--select` and `--exclude`, the same everywhere."""
-    command = click.option(
-        "--exclude", multiple=True, metavar="WHAT", help="Leave out: a name glob, a uuid, state=STATE."
-    )(command)
-    return click.option("--select", multiple=True, metavar="WHAT", help="Take only: a name glob, a uuid, state=STATE.")(
-        command
-    )
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="kubevirt-migrate")
 def cli() -> None:
@@ -111,16 +84,16 @@ def list_(source: str, urls: tuple[str, ...], select: Any, exclude: Any, output:
     from migrate import sources
     from migrate.model import Skipped
 
-    found = list(sources.collect(source, urls, _selection(select, exclude)))
+    found = list(sources.collect(source, urls, selected(select, exclude)))
     vms = [item for item in found if not isinstance(item, Skipped)]
     skipped = [item for item in found if isinstance(item, Skipped)]
     if output == "json":
-        _json({"vms": [_listed(vm) for vm in vms], "skipped": [_fields(item) for item in skipped]})
+        print_json({"vms": [_listed(vm) for vm in vms], "skipped": [fields(item) for item in skipped]})
     elif found:
         _print_list(vms)
         _tell_skipped(skipped)
     else:
-        _note("there is no such VM" if select or exclude else "there are no VMs")
+        note("there is no such VM" if select or exclude else "there are no VMs")
     sys.exit(FINDINGS if skipped else 0)
 
 
@@ -137,13 +110,15 @@ def collect(source: str, urls: tuple[str, ...], dir_: Path, select: Any, exclude
     from migrate import pipeline
     from migrate.mapping import rules
 
-    inventory = pipeline.collect(source, urls, _selection(select, exclude), rules.load(), dir_)
+    inventory = pipeline.collect(source, urls, selected(select, exclude), rules.load(), dir_)
     if output == "json":
-        _json({"vms": [_listed(vm) for vm in inventory.vms], "skipped": [_fields(item) for item in inventory.skipped]})
+        print_json(
+            {"vms": [_listed(vm) for vm in inventory.vms], "skipped": [fields(item) for item in inventory.skipped]}
+        )
     else:
         count = len(inventory.vms)
         skipped = f", {len(inventory.skipped)} skipped" if inventory.skipped else ""
-        _say(f"{count} VM{'' if count == 1 else 's'} in {dir_}{skipped}")
+        say(f"{count} VM{'' if count == 1 else 's'} in {dir_}{skipped}")
         _tell_skipped(inventory.skipped)
     sys.exit(FINDINGS if inventory.skipped else 0)
 
@@ -155,7 +130,7 @@ def collect(source: str, urls: tuple[str, ...], dir_: Path, select: Any, exclude
 @rules_folder
 @kubevirt
 @feature_gates
-@cluster
+@planned_for
 @click.option("--dry-run", type=click.Choice(["server"]), help="Ask the cluster's API server about each VM and claim.")
 @selection
 @fail_on
@@ -165,32 +140,6 @@ def plan(paths: tuple[Path, ...], dir_: Path, fail_on: str, output: str, **optio
     summary = _plan(paths, dir_, **options)
     _show(summary, dir_, output)
     sys.exit(BUG if summary.internal else FINDINGS if summary.reaches(fail_on) else 0)
-
-
-@cli.command()
-@click.argument("plan", type=folder)
-@directory
-@selection
-@output
-def apply(plan: Path, directory: Path, select: Any, exclude: Any, output: str) -> None:
-    """Copy the disks of a plan, read them back and keep the proof. A second run goes on where the first ended."""
-    outcomes = _apply(plan, directory, _selection(select, exclude), output)
-    if output == "json":
-        _json(list(map(_outcome, outcomes)))
-    sys.exit(_worst(outcomes))
-
-
-@cli.command()
-@click.argument("plan", type=folder)
-@directory
-@selection
-@output
-def verify(plan: Path, directory: Path, select: Any, exclude: Any, output: str) -> None:
-    """Read the claims again and compare them with the evidence of the copy."""
-    outcomes = _verify(plan, directory, _selection(select, exclude), output)
-    if output == "json":
-        _json(list(map(_outcome, outcomes)))
-    sys.exit(_worst(outcomes))
 
 
 @cli.command()
@@ -223,7 +172,7 @@ def site(
     if table:
         text = drafting.from_table(_text(table), str(table))
     else:
-        inventory = pipeline.opened(paths, _selection(select, exclude))
+        inventory = pipeline.opened(paths, selected(select, exclude))
         known = (sites.parse(sites.load(site).text, str(site)).get("vms") or {}) if site else {}
         text = drafting.table(inventory, known) if as_csv else drafting.draft(inventory, load(*rules))
     if output:
@@ -283,11 +232,11 @@ def what_if(
     from migrate import whatif
     from migrate.mapping.rules import load
 
-    answer = whatif.ask(plan, kubevirt, feature_gates, load(*rules), _selection(select, exclude), date.today())
+    answer = whatif.ask(plan, kubevirt, feature_gates, load(*rules), selected(select, exclude), date.today())
     if output == "json":
-        _json(whatif.document(answer))
+        print_json(whatif.document(answer))
     else:
-        _say(whatif.text(answer))
+        say(whatif.text(answer))
 
 
 @cli.command()
@@ -301,9 +250,9 @@ def explain(plan: Path, vm: str, path: str, output: str) -> None:
 
     found = explaining.explain(plan, vm, path)
     if output == "json":
-        _json(found)
+        print_json(found)
     else:
-        _say(explaining.text(found))
+        say(explaining.text(found))
 
 
 @cli.command()
@@ -322,13 +271,13 @@ def rules(id: str | None, rules: tuple[Path, ...], output: str) -> None:
             for rule in known.rules.values()
         ]
         if output == "json":
-            _json(rows)
+            print_json(rows)
         else:
-            _say("\n".join(f"{row['id']:<32} {', '.join(row['owns'])[:90]}" for row in rows))
+            say("\n".join(f"{row['id']:<32} {', '.join(row['owns'])[:90]}" for row in rows))
     elif output == "json":
-        _json(pages.rule(known, id))
+        print_json(pages.rule(known, id))
     else:
-        _say(pages.page(known, id).rstrip())
+        say(pages.page(known, id).rstrip())
 
 
 @cli.command()
@@ -359,7 +308,7 @@ def run(
     from migrate.journal import NAME as JOURNAL
     from migrate.mapping.rules import load
 
-    chosen = _selection(select, exclude)
+    chosen, target = selected(select, exclude), acting.target_of(directory)
     inventory, planned = dir_ / "inventory", dir_ / "plan"
     if not (planned / JOURNAL).exists():
         pipeline.collect(source, urls, chosen, load(*options["rules"]), inventory)
@@ -367,119 +316,21 @@ def run(
         _show(summary, planned, "text" if output == "text" else "none")
         stopped = summary.internal or summary.reaches("blocker")
         if output == "json" and stopped:
-            _json({"plan": str(planned), "copied": [], "verified": []})
+            print_json({"plan": str(planned), "copied": [], "verified": []})
         if summary.internal:
             sys.exit(BUG)
         if stopped:
             raise Stopped(f"nothing was copied; read {planned}/report.json, mend the blockers and run again")
-    copied = _apply(planned, directory, chosen, output)
-    verified = [] if _worst(copied) else _verify(planned, directory, chosen, output)
+    copied = acting.carry_out(planned, target, chosen, output)
+    verified = [] if acting.worst(copied) else acting.verified(planned, target, chosen, output)
     if output == "json":
-        _json({"plan": str(planned), "copied": list(map(_outcome, copied)), "verified": list(map(_outcome, verified))})
-    sys.exit(_worst([*copied, *verified]))
-
-
-def _apply(plan: Path, directory: Path, select: Selection, output: str) -> list[Outcome]:
-    """Carries the plan out and tells each outcome."""
-    from migrate import applying
-    from migrate.transfer.file import DirectoryTarget
-
-    bars, outcomes = Bars(), []
-    try:
-        for outcome in applying.apply(plan, DirectoryTarget(directory), select, bars.step):
-            bars.clear()
-            outcomes.append(outcome)
-            _tell(outcome, output)
-    finally:
-        bars.clear()
-    return outcomes
-
-
-def _verify(plan: Path, directory: Path, select: Selection, output: str) -> list[Outcome]:
-    """Checks the claims of a plan and tells each outcome."""
-    from migrate import applying
-    from migrate.transfer.file import DirectoryTarget
-
-    outcomes = []
-    for outcome in applying.verify(plan, DirectoryTarget(directory), select):
-        outcomes.append(outcome)
-        _tell(outcome, output, "verified")
-    return outcomes
-
-
-def _tell(outcome: Outcome, output: str, done: str = "copied and read back") -> None:
-    """One line for an outcome: what arrived on stdout, what did not on stderr."""
-    from migrate.target.quantity import human
-
-    name = f"{outcome.vm} {outcome.disk}" if outcome.disk else outcome.vm
-    if outcome.problem and output == "text":
-        _note(f"{name}: {outcome.problem}")
-    elif outcome.evidence and output == "text":
-        item = outcome.evidence
-        word = "there already, with evidence" if outcome.earlier else done
-        _say(f"{name} -> {item.namespace}/{item.claim}: {human(item.bytes)}, {human(item.data)} data, {word}")
-
-
-def _outcome(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "vm": outcome.vm,
-        "disk": outcome.disk,
-        "evidence": _fields(outcome.evidence) if outcome.evidence else None,
-        "earlier": outcome.earlier,
-        "problem": str(outcome.problem) if outcome.problem else None,
-    }
-
-
-def _worst(outcomes: list[Outcome]) -> int:
-    """The exit code of several outcomes: a mismatch before what is unfinished before what was left out."""
-    found = {_code(outcome.problem) for outcome in outcomes if outcome.problem}
-    return next((code for code in (MISMATCH, UNFINISHED, REFUSED, FINDINGS) if code in found), 0)
-
-
-def _code(problem: Exception) -> int:
-    codes = {Mismatch: MISMATCH, Unfinished: UNFINISHED, Refused: REFUSED}
-    return next((code for kind, code in codes.items() if isinstance(problem, kind)), FINDINGS)
-
-
-class Bars:
-    """Bars on stderr for the disk that is being copied; nothing where that is no terminal."""
-
-    def __init__(self) -> None:
-        self.live: Any = None
-        self.tasks: dict[tuple[str, str], Any] = {}
-
-    def step(self, disk: PlannedDisk, phase: str, done: int) -> None:
-        """Moves the bar of a disk and phase to `done` bytes."""
-        if not sys.stderr.isatty():
-            return
-        from rich import progress
-        from rich.console import Console
-
-        if self.live is None:
-            columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.DownloadColumn(True))
-            rates = (progress.TransferSpeedColumn(), progress.TimeRemainingColumn())
-            self.live = progress.Progress(*columns, *rates, console=Console(stderr=True), transient=True)
-            self.live.start()
-        key = (disk.claim, phase)
-        if key not in self.tasks:
-            self.tasks[key] = self.live.add_task(f"{disk.claim} {phase}", total=disk.bytes)
-        self.live.update(self.tasks[key], completed=done)
-
-    def clear(self) -> None:
-        """Takes the bars away, so that a line can be printed."""
-        if self.live is not None:
-            self.live.stop()
-            self.live, self.tasks = None, {}
+        documents = {"copied": list(map(acting.document, copied)), "verified": list(map(acting.document, verified))}
+        print_json({"plan": str(planned), **documents})
+    sys.exit(acting.worst([*copied, *verified]))
 
 
 class Stopped(Exception):
     """Blockers stand before the copy. The command ends with exit code 1."""
-
-
-def _selection(select: Iterable[str], exclude: Iterable[str]) -> Selection:
-    from migrate.selection import Selection
-
-    return Selection.parse(select, exclude)
 
 
 def _plan(
@@ -517,8 +368,8 @@ def _plan(
     named = kubevirt or (None if there else NEWEST)
     target = vocabulary.target(named, feature_gates) if named else there.target(feature_gates)
     known = all_rules.load(*rules)
-    inventory = pipeline.opened(paths, _selection(select, exclude))
-    with _progress("planning", len(inventory.vms)) as step:
+    inventory = pipeline.opened(paths, selected(select, exclude))
+    with progress("planning", len(inventory.vms)) as step:
         planning = pipeline.Planning(inventory, known, target, chosen, date.today(), there, ask)
 
         def rows(folder: Path) -> Iterator[Any]:
@@ -533,7 +384,7 @@ def _show(summary: Summary, dir_: Path, output: str) -> None:
     if output == "json":
         with open(dir_ / "report.json", encoding="utf-8") as lines:
             for line in lines:
-                click.echo(_ascii(line), nl=False)
+                click.echo(ascii_only(line), nl=False)
     elif output == "text":
         from rich.console import Console
 
@@ -542,53 +393,22 @@ def _show(summary: Summary, dir_: Path, output: str) -> None:
             console.print(reporting.table(summary))
         shown = min(reporting.ROWS_SHOWN, len(summary.rows) + len(summary.skipped))
         more = len(summary.rows) + len(summary.skipped) - shown
-        _say(
+        say(
             (f"... and {more} more\n" if more else "")
             + reporting.totals(summary)
             + f"; the whole report is {dir_}/report.json"
         )
         _tell_skipped(summary.skipped)
     for waiver in summary.ended.values():
-        _note(f"waiver ended on {waiver.until}, its findings count again: {waiver.reason}")
+        note(f"waiver ended on {waiver.until}, its findings count again: {waiver.reason}")
     for name in summary.internal:
-        _note(f"{name}: a rule failed, which is our bug; see finding `internal` in report.json")
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[Any], Any]]:
-    """A bar on stderr that a person sees; each item passed through moves it on. None where stderr is no terminal."""
-    if not sys.stderr.isatty() or total < 50:
-        yield lambda item: item
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    # Without the bar's own thread, so that planning can fork.
-    with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as bars:
-        task = bars.add_task(what, total=total)
-        shown = 0.0
-
-        def step(item: Any) -> Any:
-            nonlocal shown
-            bars.advance(task)
-            if time.monotonic() - shown > 0.1:
-                bars.refresh()
-                shown = time.monotonic()
-            return item
-
-        yield step
+        note(f"{name}: a rule failed, which is our bug; see finding `internal` in report.json")
 
 
 def _listed(vm: VM) -> dict[str, Any]:
-    row = _fields(vm)
+    row = fields(vm)
     del row["xml"], row["live"]
     return row
-
-
-def _fields(record: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(record)
 
 
 def _print_list(vms: list[VM]) -> None:
@@ -621,35 +441,16 @@ def _print_list(vms: list[VM]) -> None:
 def _tell_skipped(items: Sequence[Skipped]) -> None:
     """A line on stderr for each that could not be read, which names it once; the first ones of very many."""
     for item in items[:SKIPPED_SHOWN]:
-        _note("skipped " + (item.reason if item.reason.startswith(item.name) else f"{item.name}: {item.reason}"))
+        note("skipped " + (item.reason if item.reason.startswith(item.name) else f"{item.name}: {item.reason}"))
     if len(items) > SKIPPED_SHOWN:
-        _note(f"... and {len(items) - SKIPPED_SHOWN} more were skipped; -o json has them all")
+        note(f"... and {len(items) - SKIPPED_SHOWN} more were skipped; -o json has them all")
 
 
 SKIPPED_SHOWN = 50
 
 
-def _json(data: Any) -> None:
-    click.echo(_ascii(json.dumps(data, indent=1, ensure_ascii=False)))
-
-
-def _ascii(text: str) -> str:
-    """JSON whose every other character is escaped: a terminal of any encoding shows it and obeys none of it."""
-    escaped = re.sub("[^\\x00-\\x7f]+", lambda match: json.dumps(match[0])[1:-1], text)
-    return escaped.replace("\x7f", "\\u007f")
-
-
-def _say(text: str) -> None:
-    """Prints lines that hold text from outside: no control character reaches the terminal."""
-    from migrate.mapping.paths import printable
-
-    click.echo("\n".join(printable(line, 10_000) for line in text.split("\n")))
-
-
-def _note(text: str) -> None:
-    from migrate.mapping.paths import printable
-
-    click.echo(printable(text, 2000), err=True)
+for command in (acting.apply, acting.verify, acting.status, acting.diff, acting.undo):
+    cli.add_command(command)
 
 
 def main() -> None:
@@ -666,11 +467,11 @@ def _status() -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
     except (click.exceptions.Abort, KeyboardInterrupt):
-        _note("interrupted; nothing half-done looks done, run the same command again to go on")
+        note("interrupted; nothing half-done looks done, run the same command again to go on")
         return INTERRUPTED
     except (Stopped, Refused, Unfinished, Mismatch) as end:
         codes = {Stopped: FINDINGS, Refused: REFUSED, Unfinished: UNFINISHED, Mismatch: MISMATCH}
-        _note(f"kubevirt-migrate: {end}")
+        note(f"kubevirt-migrate: {end}")
         return codes[type(end)]
     except BrokenPipeError:
         sys.stderr.close()
@@ -679,5 +480,5 @@ def _status() -> int:
         import traceback
 
         traceback.print_exc()
-        _note(f"kubevirt-migrate: this is our bug, report it with the lines above: {type(error).__name__}: {error}")
+        note(f"kubevirt-migrate: this is our bug, report it with the lines above: {type(error).__name__}: {error}")
         return BUG

@@ -73,6 +73,7 @@ class Site:
     """The decisions of one site file, or of none: for all VMs, or out of `of` for one.
 
     Maps of things are tuples of layers, a VM's own first. `placed` is false where VMs without a namespace are left.
+    `methods` are ways to fill a claim, the first that can is taken; a VM's own take the place of all.
     `sizes` are bytes by `VM/DISK`, `disk_sizes` bytes by the disk of one VM; `vms` has what each key overrides.
     """
 
@@ -93,6 +94,7 @@ class Site:
     labels: dict[str, str] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
     images: tuple[str, ...] = ()
+    methods: list[str] = field(default_factory=lambda: ["cdi-import", "cdi-upload", "file"])
     vms: dict[str, dict[str, Any]] = field(default_factory=dict)
     waivers: tuple[Pardon, ...] = ()
     skip: str | None = None

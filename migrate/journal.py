@@ -10,17 +10,41 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from migrate.model import Evidence, Refused, Unfinished
 
 NAME = "journal.jsonl"
+_DIGESTS_A_LINE = 4096
 
 Key = tuple[str, str, str]  # vm, disk, target
+Name = tuple[str, str, str]  # kind, namespace, name
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An object that a plan made in a cluster, or is about to: then without the `uid` that the cluster gave it.
+
+    `mark` is the label by which the plan knows its objects again.
+    """
+
+    vm: str
+    kind: str
+    namespace: str
+    name: str
+    mark: str
+    uid: str | None = None
+
+    @property
+    def key(self) -> Name:
+        """What an object is called in its cluster."""
+        return self.kind, self.namespace, self.name
 
 
 @dataclass(slots=True)
@@ -28,7 +52,8 @@ class Step:
     """One disk on its way to one target: what earlier runs made durable, and how this run records more.
 
     `done` has the digests of finished blocks by index, valid for a source of this `stamp` only; `placed` identifies
-    the file that an earlier run was about to put into place; `restarted` says why earlier work is not used.
+    the file that an earlier run was about to put into place; `restarted` says why earlier work is not used. `sent` has
+    the uid of the claim that an earlier run sent the whole disk to, and its bytes of data.
     """
 
     journal: Journal
@@ -39,6 +64,7 @@ class Step:
     done: dict[int, bytes] = field(default_factory=dict)
     placed: list[int] | None = None
     restarted: str | None = None
+    sent: tuple[str, int] | None = None
 
     def record(self, chunks: dict[int, bytes]) -> None:
         """Records blocks that are durable on the target."""
@@ -53,11 +79,19 @@ class Step:
     def void(self, reason: str) -> None:
         """Records that nothing of this step counts any more."""
         self._append("void", reason=reason)
-        self.done, self.restarted = {}, reason
+        self.done, self.sent, self.restarted = {}, None, reason
+
+    def send(self, uid: str, data: int, digests: dict[int, bytes]) -> None:
+        """Records that the whole disk was sent to the claim of this uid, with the digests of its blocks."""
+        items = sorted(digests.items())
+        for start in range(0, len(items), _DIGESTS_A_LINE):
+            self.record(dict(items[start : start + _DIGESTS_A_LINE]))
+        self._append("sent", uid=uid, data=data)
+        self.sent = uid, data
 
     def end(self, evidence: Evidence) -> None:
         """Records that the disk has arrived."""
-        self._append("evidence", evidence=asdict(evidence))
+        self.journal.prove(self.target, evidence)
 
     @property
     def plan(self) -> Path:
@@ -73,14 +107,16 @@ class Journal:
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path, self._descriptor, self._end = path, descriptor, 0
+        self._lock = threading.Lock()
+        self._objects: dict[str, dict[Name, Made]] = {}
         self._states = _replay(self._lines(), keep=False)
         os.ftruncate(descriptor, self._end)
 
     def step(self, vm: str, disk: str, target: str, stamp: str) -> Step:
         """Begins or goes on with a disk: blocks done earlier count when the source still has the same stamp."""
         state = self._states.get((vm, disk, target), _State())
-        step = Step(self, vm, disk, target, stamp, state.done, state.placed)
-        if state.done and state.stamp != stamp:
+        step = Step(self, vm, disk, target, stamp, state.done, state.placed, sent=state.sent)
+        if (state.done or state.sent) and state.stamp != stamp:
             step.void("the source changed since the last run: the copy starts anew")
         self.append({"kind": "begin", "vm": vm, "disk": disk, "target": target, "stamp": stamp})
         return step
@@ -88,20 +124,58 @@ class Journal:
     def _lines(self) -> Iterator[dict[str, Any]]:
         for end, record in _read(self.path):
             self._end = end
+            _note(self._objects, record)
             yield record
+
+    def prove(self, target: str, evidence: Evidence) -> None:
+        """Records what is known of a disk that has arrived."""
+        facts = {"vm": evidence.vm, "disk": evidence.disk, "target": target, "evidence": asdict(evidence)}
+        self.append({"kind": "evidence", **facts})
+
+    def forget(self, target: str, evidence: Evidence, reason: str) -> None:
+        """Records that a disk that had arrived is not there any more."""
+        self.append({"kind": "void", "vm": evidence.vm, "disk": evidence.disk, "target": target, "reason": reason})
+
+    def objects(self, target: str) -> list[Made]:
+        """What the plan made at a target and did not remove, in this order."""
+        return list(self._objects.get(target, {}).values())
+
+    def made(self, target: str, key: Name) -> Made | None:
+        """What is recorded of an object, None where the plan has not made it."""
+        return self._objects.get(target, {}).get(key)
+
+    def make(self, target: str, vm: str, key: Name) -> Made:
+        """Records that an object is about to be made."""
+        mark = next((made.mark for made in self.objects(target)), None) or secrets.token_hex(8)
+        return self._object("make", target, Made(vm, *key, mark))
+
+    def exists(self, target: str, made: Made, uid: str) -> None:
+        """Records the uid that an object got."""
+        self._object("made", target, replace(made, uid=uid))
+
+    def remove(self, target: str, made: Made) -> None:
+        """Records that an object is gone."""
+        self._object("removed", target, made)
+
+    def _object(self, kind: str, target: str, made: Made) -> Made:
+        record = {"kind": kind, "vm": made.vm, "disk": "", "target": target, "object": asdict(made)}
+        self.append(record)
+        _note(self._objects, record)
+        return made
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds a durable line; on failure the file is as before and Unfinished is raised."""
         line = _line(record)
-        try:
-            written = 0
-            while written < len(line):
-                written += os.pwrite(self._descriptor, line[written:], self._end + written)
-            os.fdatasync(self._descriptor)
-        except OSError as error:
-            os.ftruncate(self._descriptor, self._end)
-            raise Unfinished(f"{self.path} cannot be written ({error.strerror}): make room and run again") from None
-        self._end += len(line)
+        with self._lock:
+            try:
+                written = 0
+                while written < len(line):
+                    written += os.pwrite(self._descriptor, line[written:], self._end + written)
+                os.fdatasync(self._descriptor)
+            except OSError as error:
+                os.ftruncate(self._descriptor, self._end)
+                raise Unfinished(f"{self.path} cannot be written ({error.strerror}): make room and run again") from None
+            self._end += len(line)
 
 
 @contextmanager
@@ -129,6 +203,25 @@ def arrived(path: Path, target: str) -> dict[tuple[str, str], Evidence]:
     return {(evidence.namespace, evidence.claim): evidence for evidence in found}
 
 
+def objects(path: Path, target: str) -> list[Made]:
+    """What a plan made at a target and did not remove, in this order, also of a journal that is being written."""
+    found: dict[str, dict[Name, Made]] = {}
+    for _, record in _read(path):
+        _note(found, record)
+    return list(found.get(target, {}).values())
+
+
+def targets(path: Path) -> list[str]:
+    """The targets that a plan was applied to, in this order."""
+    return list(dict.fromkeys(record["target"] for _, record in _read(path)))
+
+
+def begun(path: Path, target: str) -> dict[tuple[str, str], int]:
+    """How many blocks have been recorded of each disk that was begun at a target, by VM and disk."""
+    states = _replay((record for _, record in _read(path) if record["target"] == target), keep=True)
+    return {(vm, disk): len(state.done) for (vm, disk, _), state in states.items() if disk}
+
+
 def digests(path: Path, vm: str, disk: str, target: str) -> dict[int, bytes]:
     """The digests of the blocks of a disk that were sent to a target, by index; blocks that are absent were zero."""
     key = (vm, disk, target)
@@ -140,7 +233,19 @@ class _State:
     stamp: str = ""
     done: dict[int, bytes] = field(default_factory=dict)
     placed: list[int] | None = None
+    sent: tuple[str, int] | None = None
     evidence: Evidence | None = None
+
+
+def _note(objects: dict[str, dict[Name, Made]], record: dict[str, Any]) -> None:
+    """Takes what a record says of an object into the objects by target and name."""
+    if record["kind"] in ("make", "made", "removed"):
+        made = Made(**record["object"])
+        there = objects.setdefault(record["target"], {})
+        if record["kind"] == "removed":
+            there.pop(made.key, None)
+        else:
+            there[made.key] = made
 
 
 def _replay(records: Iterable[dict[str, Any]], *, keep: bool) -> dict[Key, _State]:
@@ -151,14 +256,16 @@ def _replay(records: Iterable[dict[str, Any]], *, keep: bool) -> dict[Key, _Stat
         match record["kind"]:
             case "begin":
                 if state.evidence:
-                    state.done, state.placed, state.evidence = {}, None, None
+                    state.done, state.placed, state.sent, state.evidence = {}, None, None, None
                 state.stamp = record["stamp"]
             case "chunks":
                 state.done |= {int(index): bytes.fromhex(value) for index, value in record["chunks"].items()}
             case "place":
                 state.placed = record["identity"]
             case "void":
-                state.done, state.evidence = {}, None
+                state.done, state.sent, state.evidence = {}, None, None
+            case "sent":
+                state.sent = record["uid"], record["data"]
             case "evidence":
                 state.evidence = Evidence(**record["evidence"])
                 state.done = state.done if keep else {}

@@ -214,12 +214,15 @@ class Translation:
 
 @dataclass(slots=True)
 class PlannedDisk:
-    """A disk and the claim it goes to. `bytes` is the virtual size, `size` what the claim asks for."""
+    """A disk and the claim it goes to; the first of `methods` that serves fills it, `unfit` says why none does.
+
+    `bytes` is the virtual size, `size` what the claim asks for.
+    """
 
     name: str
     namespace: str
     claim: str
-    method: str
+    methods: list[str]
     path: str | None
     format: str | None
     bytes: int | None
@@ -235,7 +238,8 @@ class Evidence:
     """Proof that a claim holds what the source held: equal digests, and the command that checks again.
 
     `source` and `read_back` are hex roots of BLAKE2b-256 trees over 4 MiB blocks; times are seconds. `repaired` blocks
-    read back wrong at first and were sent again.
+    read back wrong at first and were sent again. `uid` is that of a claim on a cluster. `unverified` says why nothing
+    could be read back: then there is no proof.
     """
 
     vm: str
@@ -251,3 +255,5 @@ class Evidence:
     read_back_seconds: float
     check: str
     repaired: int = 0
+    uid: str = ""
+    unverified: str = ""

@@ -46,7 +46,6 @@ from migrate.target.vocabulary import Target, strict
 
 CLAIM = re.compile(r"volumes\[([^\]]*)\]\.(?:ephemeral\.)?persistentVolumeClaim\.claimName")
 DISK = re.compile(r"devices\.disk\[(\d+)\]")
-METHOD = "file"
 
 
 def collect(kind: str, urls: Sequence[str], select: Selection, rules: Rules, folder: Path) -> Inventory:
@@ -216,7 +215,7 @@ def _planned(vm: VM, disk: Disk, name: str, claim: str, book: ledger.Ledger, sit
         name=name,
         namespace=site.namespace,
         claim=claim,
-        method=METHOD,
+        methods=site.methods,
         path=disk.path,
         format=disk.format,
         bytes=disk.capacity,
@@ -258,9 +257,9 @@ def _unfit(vm: VM, translation: Translation) -> Iterator[Finding]:
     """
     said: set[str] = set()
     for disk in translation.disks:
-        unfit, lacks = sources.source(vm.kind).unfit, transfer.method(disk.method).unfit(disk, None)
-        disk.unfit = unfit(vm, disk) or lacks
-        reason = unfit(state.at_rest(vm), disk) or lacks
+        unread = sources.source(vm.kind).unfit
+        _, disk.unfit = transfer.chosen(disk, None, unread(vm, disk))
+        _, reason = transfer.chosen(disk, None, unread(state.at_rest(vm), disk))
         if reason and reason not in said:
             said.add(reason)
             severity: Severity = "warning" if vm.state == "unknown" else "blocker"

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from migrate import transfer
 from migrate.decisions import DEFAULT, OWNER_KINDS, Named, Network, Pardon, Site, Storage, parts
 from migrate.model import Refused
 
@@ -30,6 +31,7 @@ VM_KEYS = (
     "labels",
     "annotations",
     "images",
+    "methods",
 )
 KEYS = (*VM_KEYS, "namespaces", "vms", "waivers")
 STORAGE_KEYS = ("storageClass", "volumeMode", "accessModes")
@@ -138,6 +140,7 @@ def _decisions(data: dict[str, Any], where: str, base: Storage, of_vm: bool = Fa
         "labels": ("labels", lambda: _map(data, "labels", where, _label_entry)),
         "annotations": ("annotations", lambda: _map(data, "annotations", where, _annotation)),
         "images": ("images", lambda: tuple(_folder(item, f"{where}: images") for item in _list(data["images"], where))),
+        "methods": ("methods", lambda: _methods(data["methods"], f"{where}: methods")),
     }
     return {field: read() for key, (field, read) in readers.items() if data.get(key) is not None}
 
@@ -335,6 +338,13 @@ def _folder(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value.startswith("/"):
         raise Refused(f"{where}: {value!r} is no absolute path of a folder")
     return value
+
+
+def _methods(value: Any, where: str) -> list[str]:
+    names = [_choice(item, transfer.methods(), where) for item in _list(value, where)]
+    if not names or len(set(names)) < len(names):
+        raise Refused(f"{where}: give at least one method, and each once")
+    return names
 
 
 def _words(value: Any, where: str, todo: str) -> str:

@@ -10,11 +10,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from migrate import applying, pipeline, reporting
+from migrate import pipeline, reporting
 from migrate import site as sites
 from migrate.inventory import Inventory
 from migrate.mapping.rules import Rules
 from migrate.model import VM, Finding, Refused, Translation, Verdict
+from migrate.planned import planned
 from migrate.selection import Selection
 from migrate.target import vocabulary
 from migrate.target.vocabulary import Target
@@ -47,7 +48,7 @@ def ask(plan: Path, kubevirt: str | None, feature_gates: str, rules: Rules, sele
 
     Raises Refused where the folder is no plan, or the version or a gate is not known.
     """
-    rows = applying.planned(plan, select)
+    rows = planned(plan, select)
     report = _report(plan)
     before = _target(report["target"])
     after = vocabulary.target(kubevirt or before.kubevirt, ",".join(_over(before, feature_gates)))

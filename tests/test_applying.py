@@ -63,7 +63,7 @@ def test_a_plan_that_is_no_plan_is_refused_in_one_line(text: str, plan: Path, tm
 
 
 def test_disks_of_xml_files_are_left_out_also_where_the_plan_was_edited(plan: Path, tmp_path: Path) -> None:
-    edit(plan, lambda document: first(document)["disks"][0].update(unfit=None, bytes=1 << 20))
+    edit(plan, lambda document: first(document)["disks"][0].update(bytes=1 << 20))
     done = cli("apply", plan, "--directory", tmp_path / "out", "-o", "json")
     assert done.returncode == 1, done.stderr
     assert "has no disks" in json.loads(done.stdout)[0]["problem"]

@@ -157,8 +157,14 @@ def open(vm: VM, disk: PlannedDisk) -> Iterator[Opened]:
         yield opened
 
 
-@cache
 def _library() -> Any:
+    """libvirt-python, loaded once by whichever thread comes first."""
+    with _LOADING:
+        return _loaded()
+
+
+@cache
+def _loaded() -> Any:
     """libvirt-python, silent, with its event loop running: the embedded drivers and lifecycle events need one."""
     # An embedded driver logs to the terminal by default; libvirt reads this once, when it is loaded.
     os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", "4:file:/dev/null")
@@ -185,6 +191,12 @@ def _take_events(lib: Any) -> None:
     lib.virEventRemoveTimeout(timer)
 
 
+# Open connections with how many use them: an embedded driver does not bear a second connection that comes or goes.
+_OPEN: dict[str | None, tuple[Host, int]] = {}
+_LOCK = threading.Lock()
+_LOADING = threading.Lock()
+
+
 @contextmanager
 def _connected(url: str | None) -> Iterator[Host]:
     lib = _library()
@@ -192,15 +204,21 @@ def _connected(url: str | None) -> Iterator[Host]:
     # libxml2 complains of a missing file on stderr by itself.
     if url and re.match(r"test:///(?!default$)", url) and not os.path.isfile(urlsplit(url).path):
         raise Refused(f"{shown}: no such file; give test:///default or test:///FILE.xml")
-    try:
-        connection = lib.openReadOnly(url)
-        host = _host(connection)
-    except lib.libvirtError as error:
-        raise Refused(_explain(error, shown)) from None
+    with _LOCK:
+        try:
+            host, users = _OPEN.get(url) or (_host(lib.openReadOnly(url)), 0)
+        except lib.libvirtError as error:
+            raise Refused(_explain(error, shown)) from None
+        _OPEN[url] = host, users + 1
     try:
         yield host
     finally:
-        connection.close()
+        with _LOCK:
+            host, users = _OPEN.pop(url)
+            if users > 1:
+                _OPEN[url] = host, users - 1
+            else:
+                host.connection.close()
 
 
 def _host(connection: Any) -> Host:

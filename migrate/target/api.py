@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from migrate.model import Refused
+from migrate.model import Refused, Unfinished
 
 if TYPE_CHECKING:
     from lightkube import Client
 
+T = TypeVar("T")
 Object = dict[str, Any]
 FIELD_MANAGER = "kubevirt-migrate"
 SECONDS = 30.0
 NO_LOGIN = "(no login)"
 EXEC_VERSION = "client.authentication.k8s.io/v1"
+WAITS = (0.1, 0.3, 1.0, 2.0, 4.0)
+BUSY = (429, 500, 502, 503, 504)
+LONGEST_WAIT = 30.0
 
 
 def connect(context: str | None, kubeconfig: Path | None, namespace: str | None = None) -> Client:
@@ -76,7 +81,17 @@ def _fit(data: Object) -> Object:
 def kinds() -> dict[str, type]:
     """The kinds that are read, by plural."""
     from lightkube.generic_resource import create_global_resource, create_namespaced_resource
-    from lightkube.resources.core_v1 import LimitRange, Namespace, Node, PersistentVolumeClaim, ResourceQuota
+    from lightkube.resources.apps_v1 import ControllerRevision
+    from lightkube.resources.batch_v1 import Job
+    from lightkube.resources.core_v1 import (
+        LimitRange,
+        Namespace,
+        Node,
+        PersistentVolumeClaim,
+        Pod,
+        ResourceQuota,
+        Secret,
+    )
     from lightkube.resources.storage_v1 import StorageClass
 
     core = {
@@ -86,8 +101,13 @@ def kinds() -> dict[str, type]:
         "resourcequotas": ResourceQuota,
         "limitranges": LimitRange,
         "storageclasses": StorageClass,
+        "secrets": Secret,
+        "pods": Pod,
+        "jobs": Job,
+        "controllerrevisions": ControllerRevision,
     }
     kubevirt, types = ("kubevirt.io", "v1"), ("instancetype.kubevirt.io", "v1beta1")
+    cdi = ("cdi.kubevirt.io", "v1beta1")
     namespaced = [
         (*kubevirt, "KubeVirt"),
         (*kubevirt, "VirtualMachine"),
@@ -95,11 +115,13 @@ def kinds() -> dict[str, type]:
         (*types, "VirtualMachineInstancetype"),
         (*types, "VirtualMachinePreference"),
         ("k8s.cni.cncf.io", "v1", "NetworkAttachmentDefinition"),
+        (*cdi, "DataVolume"),
     ]
     everywhere = [
         (*types, "VirtualMachineClusterInstancetype"),
         (*types, "VirtualMachineClusterPreference"),
-        ("cdi.kubevirt.io", "v1beta1", "StorageProfile"),
+        (*cdi, "StorageProfile"),
+        (*cdi, "CDIConfig"),
     ]
     plurals = {"NetworkAttachmentDefinition": "network-attachment-definitions"}
     custom = [
@@ -108,6 +130,76 @@ def kinds() -> dict[str, type]:
         for group, version, kind in rows
     ]
     return core | {kind._api_info.plural: kind for kind in custom}
+
+
+def kind_of(name: str) -> type:
+    """One of the kinds by its own name; Refused where it is none of them."""
+    found = kinds().get(f"{name.lower()}s")
+    if found is None:
+        raise Refused(f"{name} is no kind of object that is made here: take it out of the manifest")
+    return found
+
+
+def load_types() -> None:
+    """Has msgspec look at all types now: it crashes where several threads make it look at one for the first time."""
+    from lightkube.core.decoders import decode_list, decode_status
+
+    decode_status(b"{}")
+    for kind in kinds().values():
+        decode_list(b'{"items": []}', kind)
+
+
+def answered(call: Callable[[], T], pause: Callable[[float], object] = time.sleep) -> T:
+    """What a call answers; while the server is busy, failing or out of reach it is made again, with longer waits.
+
+    Only for calls that may be made twice. Raises what the last one raised.
+    """
+    import httpx2
+
+    for wait in WAITS:
+        try:
+            return call()
+        except httpx2.HTTPError as error:
+            if not _passes(error):
+                raise
+            pause(max(wait, _asked_to_wait(error)))
+    return call()
+
+
+def _passes(error: Exception) -> bool:
+    """Whether a failure is one that passes: of the connection, of a busy server, or of two writers that met."""
+    response = getattr(error, "response", None)
+    if response is None:
+        return True
+    return response.status_code in BUSY or (response.status_code == 409 and not _is_taken(error))
+
+
+def _is_taken(error: Exception) -> bool:
+    """Whether a conflict stays: the object is there, or another manager has a field of it."""
+    status = getattr(error, "status", None)
+    causes = getattr(getattr(status, "details", None), "causes", None) or []
+    reasons = {getattr(status, "reason", None), *(cause.reason for cause in causes)}
+    return "Conflict" not in reasons or "FieldManagerConflict" in reasons
+
+
+def _asked_to_wait(error: Exception) -> float:
+    response = getattr(error, "response", None)
+    seconds = response.headers.get("Retry-After", "") if response is not None else ""
+    return min(float(seconds), LONGEST_WAIT) if seconds.isdigit() else 0.0
+
+
+def failure(context: str, error: Exception) -> Refused | Unfinished:
+    """A failed call in one line with what to do."""
+    response = getattr(error, "response", None)
+    if response is None:
+        todo = "see that `kubectl` reaches it, run again"
+        return Unfinished(f"context {context}: no answer from the API server ({error}): {todo}")
+    message = getattr(getattr(error, "status", None), "message", None) or f"status {response.status_code}"
+    if response.status_code in BUSY:
+        return Unfinished(f"context {context}: the API server is busy or failing ({message}): run again later")
+    if response.status_code in (401, 403):
+        return Refused(f"context {context}: not allowed: {message}; use a user who may")
+    return Refused(f"context {context}: refused by the API server: {message}")
 
 
 def unreachable(context: str, error: Exception) -> Refused:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from migrate.model import Refused
 from migrate.target import vocabulary
 from migrate.target.admission.spec import amount
-from migrate.target.api import kinds, unreachable
+from migrate.target.api import answered, kinds, unreachable
 from migrate.target.vocabulary import Target
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class _Reader:
 
         items: dict[tuple[str, str], T] = {}
         try:
-            for item in self.client.list(kind, chunk_size=CHUNK, **scope):
+            for item in answered(lambda: list(self.client.list(kind, chunk_size=CHUNK, **scope))):
                 data = item.to_dict()
                 items[data["metadata"].get("namespace", ""), data["metadata"]["name"]] = keep(data)
         except ApiError as error:

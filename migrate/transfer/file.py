@@ -46,6 +46,9 @@ class DirectoryTarget:
         return f"directory:{os.path.realpath(self.root)}"
 
 
+TARGET, OPENS = DirectoryTarget, True
+
+
 def unfit(disk: PlannedDisk, cluster: DirectoryTarget | None) -> str | None:
     """Why this method cannot serve a disk, None where it can."""
     if disk.path is None:

@@ -43,6 +43,6 @@ def qcow2(raw: Path) -> Path:
 @pytest.fixture
 def planned() -> Callable[..., PlannedDisk]:
     def make(path: Path, size: int, format: str = "qcow2", claim: str = "vm-vda") -> PlannedDisk:
-        return PlannedDisk("vda", "default", claim, "file", str(path), format, size, None, None)
+        return PlannedDisk("vda", "default", claim, ["file"], str(path), format, size, None, None)
 
     return make

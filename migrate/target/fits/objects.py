@@ -44,9 +44,10 @@ def names(wanted: Wanted) -> Iterator[Misfit]:
         because = f"Namespace {inside} has another VM named {name}."
         remedy = "Plan into another namespace, or rename or delete that VM."
         yield Misfit("name-taken", "blocker", "VirtualMachine.metadata.name", because, remedy)
+    adoptable = {disk.claim for disk in wanted.translation.disks if "adopt" in disk.methods}
     for volume, claim in wanted.claims:
         name = claim["metadata"]["name"]
-        if wanted.cluster.claims.has(name, inside):
+        if wanted.cluster.claims.has(name, inside) and name not in adoptable:
             path = f"PersistentVolumeClaim[{volume}].metadata.name"
             because = f"Namespace {inside} has a claim named {name}, which the copy would overwrite."
             remedy = "Delete that claim if nothing needs it, or plan into another namespace."

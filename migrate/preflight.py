@@ -1,0 +1,167 @@
+"""What of a plan goes to a cluster, and whether the cluster as it is now takes it: asked before the first byte."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from migrate import sources, transfer
+from migrate.model import PlannedDisk, Refused, Translation, Unfinished
+from migrate.planned import PLAN, Planned
+from migrate.target import admission, api, fits, live, vocabulary
+from migrate.target import cluster as clusters
+from migrate.target.live import ClusterTarget, Object, key_of
+from migrate.target.vocabulary import Target, strict
+
+VM, CLAIM = "VirtualMachine", "PersistentVolumeClaim"
+FILES = ("claims.yaml", "vm.yaml")
+
+
+@dataclass(slots=True)
+class Carried:
+    """One VM of a plan with its objects as they stand in the plan folder, the VM last."""
+
+    row: Planned
+    objects: list[Object]
+
+    @property
+    def machine(self) -> Object:
+        """The manifest of the VM."""
+        return self.objects[-1]
+
+    @property
+    def claims(self) -> list[Object]:
+        """The manifests of its claims."""
+        return [item for item in self.objects if item["kind"] == CLAIM]
+
+    @property
+    def others(self) -> list[Object]:
+        """What is made of a manifest alone: all but the VM and the claims of disks."""
+        filled = {(disk.namespace, disk.claim) for disk in self.row.disks}
+        return [item for item in self.objects[:-1] if item["kind"] != CLAIM or key_of(item)[1:] not in filled]
+
+
+def carried(folder: Path, row: Planned, namespace: str | None) -> Carried:
+    """A VM's manifests as they stand, in another `namespace` where one is given; Refused where one is none."""
+    own = [item for name in FILES for item in _read(folder / row.vm.folder / name)]
+    names = {disk.claim for disk in row.disks}
+    shared = [item for item in _read(folder / FILES[0]) if item["metadata"]["name"] in names]
+    machines = [item for item in own if item["kind"] == VM]
+    if len(machines) != 1:
+        raise Refused(f"{folder / row.vm.folder / FILES[1]}: holds {len(machines)} VirtualMachines: plan again")
+    objects = [*shared, *(item for item in own if item["kind"] != VM), *machines]
+    if namespace:
+        for item in objects:
+            item["metadata"]["namespace"] = namespace
+        row.disks = [replace(disk, namespace=namespace) for disk in row.disks]
+    return Carried(row, objects)
+
+
+def _read(path: Path) -> list[Object]:
+    """The objects of a YAML file, none where there is no file."""
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = list(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise Refused(f"{path}: {error.strerror}; plan again") from None
+    except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError):
+        raise Refused(f"{path}: is not YAML any more: mend it, or plan again") from None
+    items = [item for item in found if item is not None]
+    for item in items:
+        metadata = item.get("metadata") if isinstance(item, dict) else None
+        if not (isinstance(metadata, dict) and isinstance(item.get("kind"), str) and metadata.get("name")):
+            raise Refused(f"{path}: holds what is no Kubernetes object: mend it, or plan again")
+        api.kind_of(item["kind"])
+    return items
+
+
+def target_of(folder: Path, facts: clusters.Cluster) -> Target:
+    """What is asked of the manifests: the cluster's KubeVirt, else the one that was planned for."""
+    if facts.kubevirt is not None:
+        return facts.target()
+    planned = json.loads((folder / PLAN).read_bytes())["target"]
+    return vocabulary.target(planned["kubevirt"], ",".join(planned["featureGates"]))
+
+
+def problems(
+    folder: Path, items: Iterable[Carried], cluster: ClusterTarget, ours: set[tuple[str, str, str]]
+) -> dict[str, str]:
+    """What keeps VMs out of the cluster as it is now, by their folders. Raises Unfinished where no disk can be sent.
+
+    `ours` are the objects that the plan has made already, about which nothing is asked.
+    """
+    facts = clusters.read(cluster.client, cluster.client.namespace)
+    target, used, uploads = target_of(folder, facts), Counter(), False
+    found: dict[str, str] = {}
+    waived = _waived(folder)
+    for item in items:
+        if key_of(item.machine) in ours:
+            continue
+        methods = {disk.claim: _method(item, disk, cluster) for disk in item.row.disks}
+        left = [each for each in item.objects if key_of(each) not in ours]
+        made = [each for each in left if methods.get(each["metadata"]["name"]) != "adopt" or each["kind"] != CLAIM]
+        translation = Translation(item.row.vm, [], manifest=item.machine, disks=item.row.disks)
+        translation.claims = [each for each in made if each["kind"] == CLAIM]
+        reason = next(_reasons(translation, item, made, facts, target, used, cluster, waived), None)
+        if reason:
+            found[item.row.vm.folder] = reason
+        else:
+            uploads |= any(name == "cdi-upload" and _is_left(disk, methods, left) for disk, name in methods.items())
+    if uploads and (reason := cluster.proxy.unreachable()):
+        raise Unfinished(reason)
+    return found
+
+
+def _waived(folder: Path) -> set[tuple[str, str]]:
+    """The folders of VMs with the findings that are waived for them."""
+    report = json.loads((folder / "report.json").read_bytes())
+    rows = ((vm["folder"], finding) for vm in report["vms"] for finding in vm["findings"])
+    return {(name, finding["id"]) for name, finding in rows if finding.get("waived")}
+
+
+def _is_left(claim: str, methods: dict[str, str | None], left: list[Object]) -> bool:
+    return any(each["kind"] == CLAIM and each["metadata"]["name"] == claim for each in left)
+
+
+def _method(item: Carried, disk: PlannedDisk, cluster: ClusterTarget) -> str | None:
+    vm = item.row.vm
+    method, _ = transfer.chosen(disk, cluster, sources.source(vm.kind).unfit(vm, disk))
+    return method and transfer.name_of(method)
+
+
+def _reasons(
+    translation: Translation,
+    item: Carried,
+    made: list[Object],
+    facts: clusters.Cluster,
+    target: Target,
+    used: fits.Used,
+    cluster: ClusterTarget,
+    waived: set[tuple[str, str]],
+) -> Iterator[str]:
+    """Why the cluster does not take the VM: the manifests, what they need and what is taken, and its own word."""
+    folder = item.row.vm.folder
+    for each in item.objects:
+        if each["kind"] in vocabulary.API_VERSIONS:
+            yield from (f"{live.shown(key_of(each))}: {problem}" for problem in strict(each, target))
+    for refusal in admission.refusals(item.machine, item.claims, target):
+        if (folder, f"admission/{refusal.id}") not in waived:
+            yield f"{refusal.because} {refusal.remedy}"
+    for misfit in fits.misfits(translation, facts, target, used):
+        if misfit.severity == "blocker" and (folder, f"cluster/{misfit.id}") not in waived:
+            yield f"{misfit.because} {misfit.remedy}"
+    for each in made:
+        try:
+            cluster.apply(each, DRY_RUN, dry_run=True)
+        except Refused as refusal:
+            yield f"{live.shown(key_of(each))}: {refusal}"
+
+
+DRY_RUN = "dry-run"

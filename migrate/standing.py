@@ -1,0 +1,54 @@
+"""How far a plan has been carried out, from its journal alone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from migrate import journal as journals
+from migrate.planned import Planned, planned
+from migrate.selection import Selection
+
+Row = dict[str, Any]
+
+
+def status(folder: Path, select: Selection) -> list[Row]:
+    """A row for each VM and target; of a plan that was never applied for each VM alone."""
+    journal = folder / journals.NAME
+    rows = planned(folder, select)
+    return [row for target in journals.targets(journal) or [""] for row in _of_target(rows, target, journal)]
+
+
+def _of_target(rows: list[Planned], target: str, journal: Path) -> list[Row]:
+    evidence = journals.arrived(journal, target)
+    begun = journals.begun(journal, target)
+    made = [each for each in journals.objects(journal, target) if each.uid]
+    found = []
+    for row in rows:
+        disks = []
+        for disk in row.disks:
+            proof = evidence.get((disk.namespace, disk.claim))
+            state = "waiting" if (row.vm.folder, disk.name) not in begun else "begun"
+            if proof:
+                state = "unverified" if proof.unverified else "verified"
+            place = f"{disk.namespace}/{disk.claim}"
+            known = asdict(proof) if proof else None
+            disks.append({"disk": disk.name, "claim": place, "bytes": disk.bytes, "state": state, "evidence": known})
+        objects = [f"{each.kind} {each.namespace}/{each.name}" for each in made if each.vm == row.vm.folder]
+        state = "blocked" if row.verdict == "blocked" else _state(target, disks, objects)
+        found.append(
+            {"vm": row.vm.folder, "target": target or None, "state": state, "disks": disks, "objects": objects}
+        )
+    return found
+
+
+def _state(target: str, disks: list[Row], objects: list[str]) -> str:
+    """One word for a VM that is not blocked: waiting, unfinished, unverified or done."""
+    states = {disk["state"] for disk in disks}
+    if "unverified" in states:
+        return "unverified"
+    if states <= {"waiting"} and not objects:
+        return "waiting"
+    whole = target.startswith("directory:") or any(name.startswith("VirtualMachine ") for name in objects)
+    return "done" if whole and states <= {"verified"} else "unfinished"

@@ -1,0 +1,171 @@
+"""What all commands share: exit codes, options, and what reaches the terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from migrate.model import PlannedDisk
+    from migrate.selection import Selection
+
+FINDINGS, REFUSED, UNFINISHED, MISMATCH, BUG, INTERRUPTED = 1, 2, 3, 4, 70, 130
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+folder = click.Path(path_type=Path)
+output = click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="Output format.")
+directory = click.option(
+    "--directory",
+    type=folder,
+    metavar="OUT",
+    help="The embedded target: claims become OUT/NAMESPACE/CLAIM/disk.img.",
+)
+
+
+def _namespace(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+    """The name as it is; a usage error for one that Kubernetes does not take, and that is thus safe in a path."""
+    if name is not None and not re.fullmatch("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name):
+        raise click.BadParameter(f"{name!r} is no name of a namespace: a-z, 0-9 and -, at most 63 characters")
+    return name
+
+
+def _cluster(help: str) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        """The options that name a cluster."""
+        for option in (
+            click.option(
+                "-n", "--namespace", metavar="NS", callback=_namespace, help="Instead of the site file's `namespace`."
+            ),
+            click.option(
+                "--kubeconfig", type=folder, metavar="FILE", help="Where contexts are. [default: $KUBECONFIG]"
+            ),
+            click.option("--context", metavar="NAME", help=help),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+planned_for = _cluster("The cluster that the VMs have to fit; it is only read.")
+carried_to = _cluster("The cluster that the plan is for.")
+
+
+def selection(command: Command) -> Command:
+    """The options `--select` and `--exclude`, the same everywhere."""
+    command = click.option(
+        "--exclude", multiple=True, metavar="WHAT", help="Leave out: a name glob, a uuid, state=STATE."
+    )(command)
+    return click.option("--select", multiple=True, metavar="WHAT", help="Take only: a name glob, a uuid, state=STATE.")(
+        command
+    )
+
+
+def selected(select: Iterable[str], exclude: Iterable[str]) -> Selection:
+    """What `--select` and `--exclude` mean."""
+    from migrate.selection import Selection
+
+    return Selection.parse(select, exclude)
+
+
+def fields(record: Any) -> dict[str, Any]:
+    """A record as plain data."""
+    from dataclasses import asdict
+
+    return asdict(record)
+
+
+def print_json(data: Any) -> None:
+    """Prints data as JSON."""
+    click.echo(ascii_only(json.dumps(data, indent=1, ensure_ascii=False)))
+
+
+def ascii_only(text: str) -> str:
+    """JSON whose every other character is escaped: a terminal of any encoding shows it and obeys none of it."""
+    escaped = re.sub("[^\\x00-\\x7f]+", lambda match: json.dumps(match[0])[1:-1], text)
+    return escaped.replace("\x7f", "\\u007f")
+
+
+def say(text: str) -> None:
+    """Prints lines that hold text from outside: no control character reaches the terminal."""
+    from migrate.mapping.paths import printable
+
+    click.echo("\n".join(printable(line, 10_000) for line in text.split("\n")))
+
+
+def note(text: str) -> None:
+    """Prints a line to stderr."""
+    from migrate.mapping.paths import printable
+
+    click.echo(printable(text, 2000), err=True)
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[Any], Any]]:
+    """A bar on stderr that a person sees; each item passed through moves it on. None where stderr is no terminal."""
+    if not sys.stderr.isatty() or total < 50:
+        yield lambda item: item
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    # Without the bar's own thread, so that planning can fork.
+    with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as bars:
+        task = bars.add_task(what, total=total)
+        shown = 0.0
+
+        def step(item: Any) -> Any:
+            nonlocal shown
+            bars.advance(task)
+            if time.monotonic() - shown > 0.1:
+                bars.refresh()
+                shown = time.monotonic()
+            return item
+
+        yield step
+
+
+class Bars:
+    """Bars on stderr for the disks that are being copied; nothing where that is no terminal."""
+
+    def __init__(self) -> None:
+        self.live: Any = None
+        self.tasks: dict[tuple[str, str], Any] = {}
+        self.lock = threading.Lock()
+
+    def step(self, disk: PlannedDisk, phase: str, done: int) -> None:
+        """Moves the bar of a disk and phase to `done` bytes; from any thread."""
+        if not sys.stderr.isatty():
+            return
+        with self.lock:
+            self._start()
+            key = (disk.claim, phase)
+            if key not in self.tasks:
+                self.tasks[key] = self.live.add_task(f"{disk.claim} {phase}", total=disk.bytes)
+            self.live.update(self.tasks[key], completed=done)
+
+    def _start(self) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        if self.live is None:
+            columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.DownloadColumn(True))
+            rates = (progress.TransferSpeedColumn(), progress.TimeRemainingColumn())
+            self.live = progress.Progress(*columns, *rates, console=Console(stderr=True), transient=True)
+            self.live.start()
+
+    def clear(self) -> None:
+        """Takes the bars away, so that a line can be printed."""
+        with self.lock:
+            if self.live is not None:
+                self.live.stop()
+                self.live, self.tasks = None, {}

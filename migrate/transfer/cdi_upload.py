@@ -1,0 +1,239 @@
+"""Method `cdi-upload`: the disk is sent to CDI's upload proxy and read back from its claim by a Job.
+
+What travels is a qcow2 of the data alone; for Block claims the raw bytes. CDI's answer proves nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from mmap import PAGESIZE, mmap
+from typing import Any
+
+from migrate.journal import Step
+from migrate.model import Evidence, Mismatch, PlannedDisk, Refused, Unfinished
+from migrate.target import live
+from migrate.target.live import ClusterTarget, Object
+from migrate.target.proxy import ASYNC, UPLOAD, Proxy
+from migrate.transfer import _stream
+from migrate.transfer._bytes import Opened
+from migrate.transfer._claims import (
+    CDI,
+    IMMEDIATE,
+    PHASE,
+    Unverifiable,
+    annotated,
+    annotation,
+    check,
+    discard,
+    manifest,
+    name_of,
+    present,
+    read_back,
+    there,
+)
+from migrate.transfer._digest import BLOCK, Tree, zero_digest
+from migrate.transfer._nbd import Connection
+
+__all__ = ["OPENS", "TARGET", "check", "discard", "move", "present", "unfit"]
+
+TARGET, OPENS = ClusterTarget, True
+ANNOTATIONS = {f"{CDI}upload.target": "", f"{CDI}contentType": "kubevirt", **IMMEDIATE}
+READY = f"{CDI}pod.ready"
+WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds between tries
+SENDS = 2  # how often a disk is sent until it is the storage that is to blame
+# CDI looks for these at these offsets of what it gets, also of raw data, and would convert a guest's own bytes.
+MAGIC = {
+    0: (b"QFI\xfb", b"KDMV", b"conectix", b"vhdxfile", b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"BZh"),
+    0x40: (b"\x7f\x10\xda\xbe",),
+}
+
+Progress = Callable[[str, int], None]
+
+
+def unfit(disk: PlannedDisk, cluster: ClusterTarget | None) -> str | None:
+    """Why this method cannot serve a disk, None where it can."""
+    if disk.path is None or not os.path.isabs(disk.path):
+        return "the disk has no file or device that can be read here"
+    if disk.bytes is None:
+        return "the size of the disk is unknown; give it under `sizes` in the site file"
+    return None
+
+
+def move(
+    opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, step: Step, progress: Progress | None = None
+) -> Evidence:
+    """Sends a disk and proves what arrived; `progress` gets "copy" and the bytes dealt with.
+
+    Raises Unfinished where running again goes on, Mismatch where the claim differs from the source even when it was
+    sent anew, and Refused where a claim is in the way.
+    """
+    if disk.bytes is None or opened.size != disk.bytes + -disk.bytes % 512:
+        raise Refused(f"{disk.path} has {opened.size} bytes and the plan says {disk.bytes}: plan again")
+    for _ in range(SENDS):
+        opened.check()
+        started = time.monotonic()
+        claim, sent = _sent(opened, disk, cluster, step, progress)
+        copied = time.monotonic()
+        problem, root, unverified = _proof(opened, disk, cluster, sent)
+        if problem is None:
+            break
+        discard(disk, cluster, step, f"{problem}: the disk is sent anew")
+    else:
+        raise Mismatch(f"{problem}, also when it is sent anew: check the storage and apply again")
+    _still(opened, disk, cluster, step)
+    return Evidence(
+        vm=step.vm,
+        disk=disk.name,
+        namespace=disk.namespace,
+        claim=disk.claim,
+        method="cdi-upload",
+        bytes=opened.size,
+        data=sent.data,
+        source=sent.root,
+        read_back=root,
+        copy_seconds=round(copied - started, 3),
+        read_back_seconds=round(time.monotonic() - copied, 3),
+        check=cluster.check_command(step.plan),
+        uid=claim["metadata"]["uid"],
+        unverified=unverified,
+    )
+
+
+def _proof(opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, sent: Tree) -> tuple[Mismatch | None, str, str]:
+    """What is wrong with the claim, the root that was read back, and why none could be."""
+    try:
+        found = read_back(cluster, disk, opened.size)
+    except Unverifiable as reason:
+        return None, "", str(reason)
+    return found.problem(name_of(disk), sent), found.root or "", ""
+
+
+def _still(opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, step: Step) -> None:
+    """Voids the step unless the source stood still."""
+    try:
+        opened.check()
+    except Unfinished as error:
+        discard(disk, cluster, step, str(error))
+        raise
+
+
+def _sent(
+    opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, step: Step, progress: Progress | None
+) -> tuple[Object, Tree]:
+    """The claim with the whole disk sent to it, by this run or by an earlier one, and the tree of what was sent."""
+    claim = _claim(disk, cluster, step)
+    if annotation(claim, PHASE) == "Succeeded" and (step.sent or ("",))[0] != claim["metadata"]["uid"]:
+        discard(disk, cluster, step, "an upload whose end was not seen is on the claim: the disk is sent anew")
+        claim = _claim(disk, cluster, step)
+    if step.sent is None or step.sent[0] != claim["metadata"]["uid"]:
+        tree = _upload(opened, disk, cluster, step, progress)
+        claim = there(cluster, disk)
+        zero = {zero_digest(length) for length in (BLOCK, opened.size % BLOCK)}
+        digests = {index: value for index, value in enumerate(tree.digests) if value not in zero}
+        step.send(claim["metadata"]["uid"], tree.data, digests)
+    tree = Tree.of(opened.size, step.done)
+    tree.data = step.sent[1]
+    return claim, tree
+
+
+def _claim(disk: PlannedDisk, cluster: ClusterTarget, step: Step) -> Object:
+    return live.make(cluster, step.journal, step.vm, annotated(manifest(cluster, disk), ANNOTATIONS))
+
+
+def _upload(opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, step: Step, progress: Progress | None) -> Tree:
+    """Sends the disk from its first byte on until CDI has taken it; the tree of what was sent."""
+    block = manifest(cluster, disk)["spec"].get("volumeMode") == "Block"
+    make = _stream.raw if block and not _looks_like_an_image(opened) else _stream.qcow2
+    told = None if progress is None else lambda count: progress("copy", count)
+    body = make(opened.uri, throttle=opened.throttle, progress=told)
+    for wait in (*WAITS, None):
+        cluster.wait(lambda: _ready(disk, cluster), lambda: _not_ready(disk, cluster))
+        problem = _post(disk, cluster, cluster.proxy, body)
+        if problem is None:
+            break
+        if wait is None:
+            raise Unfinished(f"the upload to {name_of(disk)} failed {len(WAITS) + 1} times: {problem}; run again")
+        cluster.pause(wait)
+        if annotation(there(cluster, disk), PHASE) in ("Succeeded", "Failed"):
+            # CDI has taken a part for the whole, and takes no second upload.
+            discard(disk, cluster, step, f"{problem}: the disk is sent anew")
+            _claim(disk, cluster, step)
+    cluster.wait(lambda: _taken(disk, cluster), lambda: "", patience=float("inf"))
+    return body.tree
+
+
+def _post(disk: PlannedDisk, cluster: ClusterTarget, proxy: Proxy, body: _stream.Body) -> str | None:
+    """Sends the body once, with a token of its own; why another try may help, None where CDI has taken it."""
+    import httpx2
+
+    authorization = {"Authorization": f"Bearer {_token(disk, cluster)}"}
+    headers = {**authorization, "Content-Length": str(body.length), "Content-Type": "application/octet-stream"}
+    ended = False
+
+    def pieces() -> Iterator[memoryview]:
+        nonlocal ended
+        yield from body
+        ended = True
+
+    try:
+        with proxy.client() as client:
+            offered = client.head(proxy.url + ASYNC, headers=authorization).status_code == 200
+            answer = client.post(proxy.url + (ASYNC if offered else UPLOAD), content=pieces(), headers=headers)
+    except (httpx2.HTTPError, ssl.SSLError) as error:
+        return f"the connection to the upload proxy broke ({error})"
+    told = f"CDI answered {answer.status_code}: {' '.join(answer.text.split())[:300]}"
+    if answer.status_code == 400:
+        todo = "where the claim is too small, `undo`, ask for more in claims.yaml, and apply again"
+        raise Unfinished(f"{name_of(disk)}: {told}; {todo}")
+    return None if answer.status_code == 200 and ended else told
+
+
+def _token(disk: PlannedDisk, cluster: ClusterTarget) -> str:
+    """A token for one upload to the claim: CDI looks at it when the request comes."""
+    from lightkube.generic_resource import create_namespaced_resource
+
+    kind = create_namespaced_resource(
+        "upload.cdi.kubevirt.io", "v1beta1", "UploadTokenRequest", "uploadtokenrequests", verbs=["post"]
+    )
+    metadata = {"name": disk.claim, "namespace": disk.namespace}
+    made = cluster.create(kind.from_dict({"metadata": metadata, "spec": {"pvcName": disk.claim}}), disk.namespace)
+    token: Any = (made.get("status") or {}).get("token")
+    if not token:
+        raise Unfinished(f"CDI gave no token for the upload to {name_of(disk)}: see that cdi-apiserver runs; run again")
+    return token
+
+
+def _ready(disk: PlannedDisk, cluster: ClusterTarget) -> bool | None:
+    claim = there(cluster, disk)
+    return True if annotation(claim, READY) == "true" or annotation(claim, PHASE) == "Succeeded" else None
+
+
+def _not_ready(disk: PlannedDisk, cluster: ClusterTarget) -> str:
+    """Why CDI does not take uploads to the claim, as far as it tells."""
+    claim = there(cluster, disk)
+    phase = claim["status"].get("phase")
+    if phase != "Bound":
+        return f"claim {name_of(disk)} is {phase} and not bound: see `kubectl describe` of it"
+    told = annotation(claim, f"{CDI}condition.running.message") or f"pod phase {annotation(claim, PHASE) or 'none'}"
+    return f"CDI's upload server for {name_of(disk)} is not ready ({told}): see that CDI runs"
+
+
+def _taken(disk: PlannedDisk, cluster: ClusterTarget) -> bool | None:
+    """Whether CDI has put what was sent onto the claim."""
+    claim = there(cluster, disk)
+    phase = annotation(claim, PHASE)
+    if phase == "Failed":
+        raise Unfinished(f"CDI could not put what was sent onto {name_of(disk)}: see its pod's log, then run again")
+    return True if phase == "Succeeded" else None
+
+
+def _looks_like_an_image(opened: Opened) -> bool:
+    """Whether CDI would take the first bytes of the guest's disk for a format."""
+    length = min(PAGESIZE, opened.size)
+    buffer = mmap(-1, PAGESIZE)
+    with Connection(opened.uri) as connection:
+        connection.pread(0, buffer, 0, length)
+    return length < 512 or any(buffer[at : at + 64].startswith(magics) for at, magics in MAGIC.items())
