@@ -51,7 +51,7 @@ def time_qemu_img(source: Path, folder: Path, *options: str) -> float:
 def time_ours(source: Path, folder: Path) -> tuple[float, float]:
     """Seconds of all but the read-back (server, journal and fsync included), and of the read-back."""
     out = folder / "out"
-    disk = PlannedDisk("vda", "default", "bench", "file", str(source), "qcow2", SIZE, None, None)
+    disk = PlannedDisk("vda", "default", "bench", ["file"], str(source), "qcow2", SIZE, None, None)
     started = time.monotonic()
     with (
         journal.opened(folder / "journal.jsonl") as record,

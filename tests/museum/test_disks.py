@@ -41,7 +41,7 @@ def _claims(translation: Any) -> dict[str, dict[str, Any]]:
 def test_success_was_reported_with_an_empty_disk(tmp_path: Path) -> None:
     image = tmp_path / "a.img"
     image.write_bytes(os.urandom(5 * MIB))
-    disk = PlannedDisk("vda", "default", "vm-vda", "file", str(image), "raw", 5 * MIB, 5 * MIB, 8 * MIB)
+    disk = PlannedDisk("vda", "default", "vm-vda", ["file"], str(image), "raw", 5 * MIB, 5 * MIB, 8 * MIB)
     cluster = file.DirectoryTarget(tmp_path / "out")
     with (
         journal.opened(tmp_path / "journal.jsonl") as record,

@@ -205,7 +205,7 @@ def test_every_disk_of_the_xml_has_a_record(tmp_path):
     assert (vm.disks[3].pool, vm.disks[3].volume) == ("default", "v.img")
     assert all(disk.capacity is None for disk in vm.disks)
     assert [disk.target for disk in vm.disks if not disk.problem] == ["sda"]
-    assert files.unfit(vm, PlannedDisk("vda", "n", "c", "file", None, None, None, None, None))
+    assert files.unfit(vm, PlannedDisk("vda", "n", "c", ["file"], None, None, None, None, None))
 
 
 def test_a_source_that_is_not_there_is_refused():

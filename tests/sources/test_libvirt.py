@@ -28,7 +28,7 @@ def one(daemon, name="web"):
 def planned(vm, index=0, allowed=()):
     found = vm.disks[index]
     return PlannedDisk(
-        found.target, "default", "claim", "file", found.path, found.format, found.capacity, found.allocation,
+        found.target, "default", "claim", ["file"], found.path, found.format, found.capacity, found.allocation,
         found.capacity, found.chain, list(allowed),
     )  # fmt: skip
 
@@ -351,7 +351,7 @@ def row(vm):
 vms = list(sources.collect("libvirt", [url], Selection()))
 again = list(sources.collect("libvirt", [url], Selection()))
 disk = vms[0].disks[0]
-plan = PlannedDisk("vda", "n", "c", "file", disk.path, disk.format, disk.capacity, disk.allocation, disk.capacity,
+plan = PlannedDisk("vda", "n", "c", ["file"], disk.path, disk.format, disk.capacity, disk.allocation, disk.capacity,
     disk.chain)
 with source.hold(vms[0]) as check, source.open(vms[0], plan) as opened:
     check()

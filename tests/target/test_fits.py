@@ -113,7 +113,7 @@ def wanted(size: str = "10Gi", **spec: Any) -> Translation:
         },
     }
     found = Translation(vm, [], claims=[claim])
-    found.disks = [PlannedDisk("vda", "vms", "web-vda", "file", None, None, None, None, None)]
+    found.disks = [PlannedDisk("vda", "vms", "web-vda", ["file"], None, None, None, None, None)]
     found.manifest = {
         "kind": "VirtualMachine",
         "metadata": {"name": "web", "namespace": "vms"},

@@ -55,7 +55,7 @@ Move = Callable[[Callable[[Path], object]], Evidence]
 def move(folder: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> Move:
     """Copies the disk, does harm to what was written before it is read back, and looks at what has arrived."""
     cluster = file.DirectoryTarget(folder / "out")
-    planned = PlannedDisk("vda", "default", "vm-vda", "file", "/source", "raw", SIZE, None, None)
+    planned = PlannedDisk("vda", "default", "vm-vda", ["file"], "/source", "raw", SIZE, None, None)
     claim = folder / "out/default/vm-vda"
 
     def run(harm: Callable[[Path], object]) -> Evidence:

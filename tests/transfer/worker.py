@@ -52,7 +52,7 @@ journal.Step.record = before("record", journal.Step.record)
 journal.Step.place = before("place", journal.Step.place)
 os.rename = rename
 
-disk = PlannedDisk("vda", "default", "vm-vda", "file", source, "raw", int(size), None, None)
+disk = PlannedDisk("vda", "default", "vm-vda", ["file"], source, "raw", int(size), None, None)
 cluster = file.DirectoryTarget(Path(out))
 with journal.opened(Path(record)) as opened_journal:
     if not journal.arrived(opened_journal.path, cluster.name):
