@@ -16,10 +16,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from migrate.model import Image, Refused, Unfinished, short_hash
@@ -71,22 +71,73 @@ class Opened:
             check()
 
 
-def header(path: str) -> Header:
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file or block device: all its names lead to one `identity`; `facts` are the same while it is unchanged."""
+
+    identity: str
+    block: bool
+    facts: tuple[str, ...]
+
+
+class Files(Protocol):
+    """The files of one machine. What is missing, not allowed, or neither a file nor a block device is Refused."""
+
+    def real(self, path: str) -> str:
+        """The path without links; what does not exist keeps its name."""
+
+    def entry(self, path: str) -> Entry:
+        """What a path leads to now."""
+
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        """The bytes there; fewer at the end of the file."""
+
+    def serve(self, images: list[Image]) -> AbstractContextManager[str]:
+        """Serves a chain read-only and yields its NBD URI; a chain that is being written is Unfinished."""
+
+
+class Local:
+    """The files of this machine."""
+
+    def real(self, path: str) -> str:
+        return os.path.realpath(path)
+
+    def entry(self, path: str) -> Entry:
+        try:
+            found = os.stat(path)
+        except (OSError, ValueError) as error:
+            raise Refused(f"{path!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISBLK(found.st_mode)):
+            raise Refused(f"{path!r} is neither a file nor a block device")
+        facts = str(found.st_size), str(found.st_mtime_ns), str(found.st_ino), _sectors_written(found)
+        return Entry(f"{found.st_dev}/{found.st_ino}", stat.S_ISBLK(found.st_mode), facts)
+
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        try:
+            with open(path, "rb", buffering=0) as file:
+                return os.pread(file.fileno(), length, offset)
+        except OSError as error:
+            raise Refused(f"{path!r} cannot be read: {error.strerror}") from None
+        except OverflowError:
+            return b""
+
+    def serve(self, images: list[Image]) -> AbstractContextManager[str]:
+        return serve(images)
+
+
+_LOCAL = Local()
+
+
+def header(path: str, files: Files = _LOCAL) -> Header:
     """The header of a qcow2 file; Refused where it is none, is damaged or needs a feature unknown here."""
-    with _reading(path) as file:
-        start = file.read(104)
-        if len(start) < 72 or start[:4] != b"QFI\xfb":
-            raise Refused(f"{path!r} is declared qcow2 and has no qcow2 header: correct the driver type of the disk")
-        version, backing_at, backing_length, cluster_bits, size, encryption = struct.unpack(">IQIIQI", start[4:36])
-        if version not in (2, 3) or not 9 <= cluster_bits <= 21 or (version == 3 and len(start) < 104):
-            raise Refused(
-                f"{path!r} has a damaged qcow2 header, or one of unknown version {version}: `qemu-img check` it"
-            )
-        incompatible, _, autoclear, _, length = (
-            struct.unpack(">QQQII", start[72:104]) if version == 3 else (0, 0, 0, 0, 72)
-        )
-        file.seek(0)
-        cluster = file.read(1 << cluster_bits)
+    start = files.read(path, 0, 104)
+    if len(start) < 72 or start[:4] != b"QFI\xfb":
+        raise Refused(f"{path!r} is declared qcow2 and has no qcow2 header: correct the driver type of the disk")
+    version, backing_at, backing_length, cluster_bits, size, encryption = struct.unpack(">IQIIQI", start[4:36])
+    if version not in (2, 3) or not 9 <= cluster_bits <= 21 or (version == 3 and len(start) < 104):
+        raise Refused(f"{path!r} has a damaged qcow2 header, or one of unknown version {version}: `qemu-img check` it")
+    incompatible, _, autoclear, _, length = struct.unpack(">QQQII", start[72:104]) if version == 3 else (0, 0, 0, 0, 72)
+    cluster = files.read(path, 0, 1 << cluster_bits)
     if incompatible & ~_KNOWN:
         raise Refused(f"{path!r} has incompatible qcow2 features {incompatible & ~_KNOWN:#x}, unknown here: convert it")
     name = None
@@ -109,7 +160,7 @@ def header(path: str) -> Header:
     )
 
 
-def chain(path: str, format: str | None, allowed: list[str]) -> list[Image]:
+def chain(path: str, format: str | None, allowed: list[str], files: Files = _LOCAL) -> list[Image]:
     """The image and all it reads, top first, with resolved paths: exactly what will be served.
 
     `format` is the top's as its domain declares it, None meaning raw. Backing and data files must lie in one of the
@@ -117,13 +168,13 @@ def chain(path: str, format: str | None, allowed: list[str]) -> list[Image]:
     """
     if not os.path.isabs(path):
         raise Refused(f"{path!r} is not an absolute path")
-    own = {os.path.dirname(os.path.realpath(path)), os.path.realpath(os.path.dirname(path))}
-    folders = [os.path.realpath(folder) for folder in allowed]
+    own = {os.path.dirname(files.real(path)), files.real(os.path.dirname(path))}
+    folders = [files.real(folder) for folder in allowed]
     images: list[Image] = []
-    seen: set[tuple[int, int]] = set()
+    seen: set[str] = set()
     named, declared = path, format or "raw"
     while True:
-        found = _identity(named)
+        found = files.entry(named).identity
         if found in seen:
             raise Refused(f"the backing chain of {path!r} comes back to {named!r}: a loop")
         seen.add(found)
@@ -131,16 +182,16 @@ def chain(path: str, format: str | None, allowed: list[str]) -> list[Image]:
             raise Refused(
                 f"the backing chain of {path!r} has more than {MAX_CHAIN} images: shorten it, `qemu-img rebase`"
             )
-        image = Image(os.path.realpath(named), declared)
+        image = Image(files.real(named), declared)
         images.append(image)
         if declared != "qcow2":
-            _stands_alone(named, declared)
+            _stands_alone(named, declared, files)
             return images
-        head = header(image.path)
+        head = header(image.path, files)
         _readable(named, head)
         if head.data_file is not None:
-            image.data_file = os.path.realpath(_reached(named, head.data_file, own, folders))
-            _identity(image.data_file)
+            image.data_file = files.real(_reached(named, head.data_file, own, folders, files))
+            files.entry(image.data_file)
         if head.backing_file is None:
             return images
         if not head.backing_format:
@@ -148,18 +199,17 @@ def chain(path: str, format: str | None, allowed: list[str]) -> list[Image]:
                 f"{named!r} does not name the format of its backing file: "
                 f"`qemu-img rebase -u -b BACKING -F FORMAT` writes it into the header"
             )
-        named, declared = _reached(named, head.backing_file, own, folders), head.backing_format
+        named, declared = _reached(named, head.backing_file, own, folders, files), head.backing_format
 
 
-def stamp(images: list[Image]) -> str:
+def stamp(images: list[Image], files: Files = _LOCAL) -> str:
     """A hash of path, size, times and inode of every file of a chain; writes to block devices count as well."""
     facts = []
-    for path in _files(images):
+    for path in paths(images):
         try:
-            entry = os.stat(path)
-        except OSError as error:
-            raise Unfinished(f"{path!r} is gone ({error.strerror}): bring it back and run again") from None
-        facts += [path, str(entry.st_size), str(entry.st_mtime_ns), str(entry.st_ino), _sectors_written(entry)]
+            facts += [path, *files.entry(path).facts]
+        except Refused as refusal:
+            raise Unfinished(f"an image is gone: {refusal}; bring it back and run again") from None
     return short_hash(*facts, digits=32)
 
 
@@ -173,42 +223,51 @@ def serve(images: list[Image], *, clients: int = CLIENTS) -> Iterator[str]:
     if program is None:
         raise Refused("qemu-nbd is missing: install the Debian package qemu-utils")
     _nbd.library()
-    for path in _files(images):
+    for path in paths(images):
         _refuse_in_use(path)
     with tempfile.TemporaryDirectory(prefix="kubevirt-migrate-") as folder:
         socket, log = Path(folder, "nbd"), Path(folder, "log")
-        command = [
-            program,
-            "--read-only",
-            f"--shared={clients + 1}",
-            f"--socket={socket}",
-            "json:" + json.dumps(graph(images)),
-        ]
+        command = [program, *server_options(str(socket), images, clients=clients)]
         with log.open("wb") as errors:
             server = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, start_new_session=True
             )
         try:
-            uri = f"nbd+unix:///?socket={quote(str(socket))}"
-            with _first_connection(server, socket, uri, log, images[0].path):
+            uri = unix_uri(socket)
+            with _first_connection(server, uri, log, images[0].path):
                 yield uri
         finally:
             server.kill()
             server.wait()
 
 
+def server_options(socket: str, images: list[Image], files: Files = _LOCAL, *, clients: int = CLIENTS) -> list[str]:
+    """What qemu-nbd is called with to serve a chain, with a connection to spare."""
+    return [
+        "--read-only",
+        f"--shared={clients + 1}",
+        f"--socket={socket}",
+        "json:" + json.dumps(graph(images, files)),
+    ]
+
+
+def unix_uri(socket: Path) -> str:
+    """The NBD URI of a socket."""
+    return f"nbd+unix:///?socket={quote(str(socket))}"
+
+
 @contextmanager
-def opened(images: list[Image]) -> Iterator[Opened]:
+def opened(images: list[Image], files: Files = _LOCAL) -> Iterator[Opened]:
     """A served chain with its size and its stamp; its check fails once one of the files has changed."""
-    before = stamp(images)
+    before = stamp(images, files)
 
     def unchanged() -> None:
-        if stamp(images) != before:
+        if stamp(images, files) != before:
             raise Unfinished(
                 f"{images[0].path!r} or an image below it changed during the copy: run again to start anew"
             )
 
-    with serve(images) as uri:
+    with files.serve(images) as uri:
         yield Opened(uri, size(uri), before, [unchanged])
 
 
@@ -218,28 +277,29 @@ def size(uri: str) -> int:
         return connection.size
 
 
-def graph(images: list[Image]) -> dict[str, Any]:
+def graph(images: list[Image], files: Files = _LOCAL) -> dict[str, Any]:
     """The block device tree of a chain as QEMU's blockdev-add takes it: every node named, so that none is followed."""
     image, *below = images
-    node = {"driver": image.format, "read-only": True, "file": _file(image.path)}
+    node = {"driver": image.format, "read-only": True, "file": _file(image.path, files)}
     if image.format in ("qcow2", "vmdk"):
-        node["backing"] = graph(below) if below else None
+        node["backing"] = graph(below, files) if below else None
     if image.data_file is not None:
-        node["data-file"] = _file(image.data_file)
+        node["data-file"] = _file(image.data_file, files)
     return node
 
 
-def _file(path: str) -> dict[str, Any]:
-    driver = "host_device" if stat.S_ISBLK(os.stat(path).st_mode) else "file"
+def _file(path: str, files: Files) -> dict[str, Any]:
+    driver = "host_device" if files.entry(path).block else "file"
     return {"driver": driver, "filename": path, "read-only": True}
 
 
-def _files(images: list[Image]) -> list[str]:
+def paths(images: list[Image]) -> list[str]:
+    """Every file of a chain."""
     return [path for image in images for path in (image.path, image.data_file) if path is not None]
 
 
 @contextmanager
-def _first_connection(server: subprocess.Popen, socket: Path, uri: str, log: Path, path: str) -> Iterator[None]:
+def _first_connection(server: subprocess.Popen, uri: str, log: Path, path: str) -> Iterator[None]:
     deadline = time.monotonic() + _START_SECONDS
     while True:
         ended = server.poll() is not None
@@ -258,15 +318,6 @@ def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").split("\n")
     text = next((line for line in reversed(lines) if line.strip()), "it gave no reason")
     return "".join(character for character in text.removeprefix("qemu-nbd: ") if character.isprintable())[:500]
-
-
-@contextmanager
-def _reading(path: str) -> Iterator[Any]:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            yield file
-    except OSError as error:
-        raise Refused(f"{path!r} cannot be read: {error.strerror}") from None
 
 
 def _text(path: str, raw: bytes) -> str:
@@ -292,17 +343,6 @@ def _extensions(path: str, cluster: bytes, start: int, end: int) -> Iterator[tup
         start += 8 + -(-length // 8) * 8
 
 
-def _identity(path: str) -> tuple[int, int]:
-    """Device and inode of a regular file or block device; Refused for all else."""
-    try:
-        entry = os.stat(path)
-    except (OSError, ValueError) as error:
-        raise Refused(f"{path!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if not (stat.S_ISREG(entry.st_mode) or stat.S_ISBLK(entry.st_mode)):
-        raise Refused(f"{path!r} is neither a file nor a block device")
-    return entry.st_dev, entry.st_ino
-
-
 def _readable(path: str, head: Header) -> None:
     if head.encrypted:
         raise Refused(f"{path!r} is encrypted: decrypt it with `qemu-img convert` and point the domain to the result")
@@ -310,13 +350,13 @@ def _readable(path: str, head: Header) -> None:
         raise Refused(f"{path!r} is marked corrupt: repair it with `qemu-img check -r all`")
 
 
-def _reached(by: str, name: str, own: set[str], folders: list[str]) -> str:
+def _reached(by: str, name: str, own: set[str], folders: list[str], files: Files) -> str:
     """The absolute path of a name in a header, relative to the folder of the image that has it."""
     if ":" in name.split("/", 1)[0]:  # QEMU takes this for a protocol or for json: (path_has_protocol in block.c)
         # The name can hold a password.
         raise Refused(f"{by!r} points to a {name.partition(':')[0]}: address, not to a file: rebase it onto a file")
-    path = os.path.join(os.path.dirname(os.path.abspath(by)), name)
-    real = os.path.realpath(path)
+    path = os.path.join(os.path.dirname(os.path.normpath(by)), name)
+    real = files.real(path)
     if os.path.dirname(real) not in own and not any(Path(real).is_relative_to(folder) for folder in folders):
         raise Refused(
             f"{by!r} points to {real!r}, outside of the pools and of its own folder: "
@@ -325,30 +365,29 @@ def _reached(by: str, name: str, own: set[str], folders: list[str]) -> str:
     return path
 
 
-def _stands_alone(path: str, format: str) -> None:
+def _stands_alone(path: str, format: str, files: Files) -> None:
     """Refused unless an image of this format, not qcow2, is whole in its one file."""
     if format not in _ALONE:
         raise Refused(f"{path!r} has format {format!r}, which is not served: convert it to qcow2 with qemu-img")
     if format != "vmdk":
         return
-    with _reading(path) as file:
-        start = file.read(512)
-        magic, _, _, capacity, _, at, sectors = (
-            struct.unpack("<4sIIQQQQ", start[:44]) if len(start) == 512 else (b"",) * 7
-        )
-        if magic != b"KDMV" or not capacity or not 0 < sectors <= 2048:
-            raise Refused(f"{path!r} is a vmdk that keeps its data in other files: convert it to qcow2 with qemu-img")
-        file.seek(at * 512)
-        descriptor = file.read(sectors * 512).lower().replace(b" ", b"")
+    start = files.read(path, 0, 512)
+    magic, _, _, capacity, _, at, sectors = struct.unpack("<4sIIQQQQ", start[:44]) if len(start) == 512 else (b"",) * 7
+    if magic != b"KDMV" or not capacity or not 0 < sectors <= 2048:
+        raise Refused(f"{path!r} is a vmdk that keeps its data in other files: convert it to qcow2 with qemu-img")
+    descriptor = files.read(path, at * 512, sectors * 512).lower().replace(b" ", b"")
     if b"\nparentcid=ffffffff" not in descriptor:
         raise Refused(f"{path!r} is a vmdk with a parent image: convert it to qcow2 with qemu-img")
 
 
 def _refuse_in_use(path: str) -> None:
     """Unfinished while a QEMU that writes has the image open: its lock says so (all QEMU since 2.10 take it)."""
-    with _reading(path) as file:
-        query = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _WRITERS, 1, 0)
-        kind = struct.unpack("hhqqi4x", fcntl.fcntl(file, fcntl.F_OFD_GETLK, query))[0]
+    try:
+        with open(path, "rb", buffering=0) as file:
+            query = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _WRITERS, 1, 0)
+            kind = struct.unpack("hhqqi4x", fcntl.fcntl(file, fcntl.F_OFD_GETLK, query))[0]
+    except OSError as error:
+        raise Refused(f"{path!r} cannot be read: {error.strerror}") from None
     if kind != fcntl.F_UNLCK:
         raise Unfinished(f"{path!r} is in use by a running machine: shut it off and run again")
 

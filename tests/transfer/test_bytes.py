@@ -292,6 +292,13 @@ def test_vmdk_with_other_files_is_refused(tmp_path: Path):
         _bytes.chain(str(tmp_path / "child.vmdk"), "vmdk", [])
 
 
+def test_vmdk_whose_description_lies_beyond_all_bytes_is_refused(tmp_path: Path):
+    start = struct.pack("<4sIIQQQQ", b"KDMV", 1, 3, 1, 1, (1 << 64) - 1, 1)
+    (tmp_path / "disk.vmdk").write_bytes(start.ljust(512, b"\0"))
+    with pytest.raises(Refused, match="with a parent image"):
+        _bytes.chain(str(tmp_path / "disk.vmdk"), "vmdk", [])
+
+
 @pytest.mark.parametrize("format", ["qcow", "qed", "luks", "nbd", "dmg", "", "raw,file.filename=/etc/passwd"])
 def test_formats_that_are_not_served_are_refused(tmp_path: Path, format: str):
     (tmp_path / "disk").write_bytes(bytes(MIB))
