@@ -128,6 +128,7 @@ ASKING = {"name": "a", **REQUEST}
 SECRET = {"source": {"secret": {"secretName": "a"}}}
 BY_AGENT = SECRET | {"propagationMethod": {"qemuGuestAgent": {"users": ["a"]}}}
 CONFIG_DRIVE, NO_USER = {"configDrive": {}}, {"qemuGuestAgent": {"users": []}}
+ONE_TWICE = {"qemuGuestAgent": {"users": ["a", "a"]}}
 SECONDARY_ONLY = [("networks", [{"name": "net1", "multus": {"networkName": "a"}}]), (f"{N}.0", ABSENT)]
 SPREAD = {"maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "DoNotSchedule"}
 
@@ -408,6 +409,7 @@ REFUSED = [
     ("launch-security", [("domain.launchSecurity", {"sev": {}})]),
     ("launch-security", [("domain.launchSecurity", {"sev": {}, "tdx": {}})]),
     ("data-volume", [("VirtualMachine.spec.dataVolumeTemplates", [{"metadata": {"name": "a"}, "spec": {}}])]),
+    ("data-volume-content", [("VirtualMachine.spec.dataVolumeTemplates", [{"spec": {"contentType": "iso"}}])]),
     ("memory-missing", [("domain.memory", {"guest": "-1Gi"})]),
     ("hyperv-passthrough", [("domain.features", {"smm": {}, "hypervPassthrough": {}})]),
     ("video-type", [("domain.devices.video", {})]),
@@ -456,6 +458,8 @@ REFUSED = [
     ("credential-way", [("accessCredentials", [{"userPassword": BY_AGENT | {"propagationMethod": {}}}])]),
     ("credential-way", [("accessCredentials", [{"sshPublicKey": BY_AGENT | {"propagationMethod": CONFIG_DRIVE}}])]),
     ("credential-users", [("accessCredentials", [{"sshPublicKey": BY_AGENT | {"propagationMethod": NO_USER}}])]),
+    ("credential-users", [("accessCredentials", [{"sshPublicKey": BY_AGENT | {"propagationMethod": ONE_TWICE}}])]),
+    ("credential-count", [("accessCredentials", [{"userPassword": BY_AGENT}] * 257)]),
     ("probe", [("livenessProbe", {})]),
     ("probe", [("readinessProbe", {"exec": {"command": ["a"]}, "guestAgentPing": {}})]),
     ("probe-network", [*SECONDARY_ONLY, ("readinessProbe", {"httpGet": {"port": 80}})]),

@@ -248,6 +248,17 @@ def test_tolerated_taints_keep_no_vm_off() -> None:
     assert found(wanted(tolerations=[{"key": "gpu", "operator": "Exists"}]), tainted) == []
 
 
+def test_a_bridge_on_the_pod_network_can_be_forbidden() -> None:
+    devices = SPEC["domain"]["devices"] | {
+        "interfaces": [{"name": "default", "bridge": {}}, {"name": "lan", "sriov": {}}]
+    }
+    bridged = wanted(domain=SPEC["domain"] | {"devices": devices})
+    assert found(bridged, CLUSTER) == []
+    (misfit,) = found(bridged, configured(network={"permitBridgeInterfaceOnPodNetwork": False}))
+    assert (misfit.id, misfit.target) == ("pod-bridge", "domain.devices.interfaces[default].bridge")
+    assert found(wanted(), configured(network={"permitBridgeInterfaceOnPodNetwork": False})) == []
+
+
 def test_restricted_pod_security_lets_vms_with_a_seccomp_profile_run() -> None:
     profile = {"virtualMachineInstanceProfile": {"customProfile": {"runtimeDefaultProfile": True}}}
     cluster = configured(seccompConfiguration=profile)

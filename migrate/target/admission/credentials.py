@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrate.target.admission.spec import Refusal, Spec
+from migrate.target.admission.spec import FEWER, MOST, Refusal, Spec
 
 # How a key gets into the guest, with the volume that takes it there.
 CARRIERS = {"noCloud": "cloudInitNoCloud", "configDrive": "cloudInitConfigDrive"}
@@ -12,6 +12,9 @@ CARRIERS = {"noCloud": "cloudInitNoCloud", "configDrive": "cloudInitConfigDrive"
 
 def of_credentials(every: Spec) -> Iterator[Refusal]:
     """Access credentials: one kind, one source and one way in, each."""
+    if len(every.spec.get("accessCredentials", [])) > MOST:
+        because = "The API server refuses more than 256 access credentials."
+        yield Refusal("accessCredentials", "credential-count", because, FEWER)
     carried = {source for volume in every.volumes for source in volume}
     for position, credential in enumerate(every.spec.get("accessCredentials", [])):
         path = f"accessCredentials[{position}]"
@@ -31,6 +34,7 @@ def of_credentials(every: Spec) -> Iterator[Refusal]:
                 if CARRIERS.get(way, way) not in carried | {"qemuGuestAgent"}:
                     because = f"KubeVirt refuses {way} without a volume {CARRIERS[way]}."
                     yield Refusal(f"{path}.{kind}.propagationMethod", "credential-way", because, "Add the volume.")
-            if kind == "sshPublicKey" and not ways.get("qemuGuestAgent", {"users": [""]}).get("users"):
-                because = "KubeVirt refuses an SSH key for no user."
+            users = ways.get("qemuGuestAgent", {}).get("users", [])
+            if kind == "sshPublicKey" and "qemuGuestAgent" in ways and len(set(users)) != max(len(users), 1):
+                because = "KubeVirt refuses an SSH key for no user, or for one twice."
                 yield Refusal(f"{path}.{kind}.propagationMethod", "credential-users", because, "Name the users.")

@@ -19,6 +19,7 @@ CHECKS = (
     objects.names,
     objects.networks,
     objects.addresses,
+    objects.bridges,
     objects.host_devices,
     instancetypes.there,
     instancetypes.conflicts,

@@ -83,6 +83,18 @@ def addresses(wanted: Wanted) -> Iterator[Misfit]:
             yield Misfit("mac-elsewhere", "warning", path, because, remedy)
 
 
+def bridges(wanted: Wanted) -> Iterator[Misfit]:
+    """Bridges on the pod network, which an administrator can forbid."""
+    network = wanted.cluster.configuration.get("network") or {}
+    if network.get("permitBridgeInterfaceOnPodNetwork", True) is not False:
+        return
+    for nic in wanted.devices.get("interfaces", []):
+        if "bridge" in nic and not wanted.networks.get(nic["name"]):
+            path = f"domain.devices.interfaces[{nic['name']}].bridge"
+            because = "The cluster refuses a bridge on the pod network."
+            yield Misfit("pod-bridge", "blocker", path, because, "Use masquerade, or another network.")
+
+
 def host_devices(wanted: Wanted) -> Iterator[Misfit]:
     """Host devices and GPUs that the administrator does not permit."""
     lists = (wanted.cluster.configuration.get("permittedHostDevices") or {}).values()
