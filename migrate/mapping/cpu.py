@@ -59,8 +59,8 @@ def topology(view: View, context: Context) -> Iterator[Sign]:
         yield write(owned, f"domain.cpu.{field}", value)
     if started * each != now:
         yield flag(owned, "rounded", f"{started * each} for {now}")
-    if now < most:
-        yield flag(owned, "fixed" if context.arch == "aarch64" else "by-socket", f"up to {limit * each}")
+    if started * each < most:
+        yield flag(owned, "fixed" if context.arch == "aarch64" else "by-socket", f"up to {most}")
 
 
 def _counts(view: View) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from migrate.mapping.guests import Driver, judged
-from migrate.mapping.paths import Leaf
+from migrate.mapping.paths import Leaf, Node
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 from migrate.model import Disk, short_hash
 from migrate.site import Storage
@@ -103,6 +103,8 @@ def item(view: View, context: Context) -> Iterator[Sign]:
         yield flag(view.owned, "no-target")
     elif sum(leaf.value == dev for leaf in view.every("/devices.disk.target.dev")) > 1:
         yield flag(view.owned, "twice")
+    elif _out_of_order(view.node, context):
+        yield flag(view.owned, "order")
     if view.text("device") not in ("disk", "cdrom", "lun"):
         yield flag(view.owned, "device")
 
@@ -121,6 +123,33 @@ def bus(view: View, context: Context) -> Iterator[Sign]:
         yield flag(view.owned, row, judged(context.osinfo, DRIVERS[new]) if new in DRIVERS else None)
     elif old == "scsi" and context.arch in ("x86_64", "i686") and not _has_scsi_controller(view):
         yield flag(view.owned, "no-controller", judged(context.osinfo, "virtio_scsi"))
+
+
+def ordered(context: Context) -> list[Node]:
+    """The disks as libvirt orders them: buses by their first disk, on each vda, vdb, ..., vdz, vdaa."""
+    text = context.document.text
+    buses: dict[str, list[Node]] = {}
+    for node in context.document.nodes.get("devices.disk", ()):
+        buses.setdefault(text(f"{node.path}.target.bus"), []).append(node)
+    return [
+        node
+        for disks in buses.values()
+        for node in sorted(disks, key=lambda disk: _place(text(f"{disk.path}.target.dev")))
+    ]
+
+
+def _place(dev: str) -> tuple[int, str]:
+    letters = re.fullmatch(r"(?:[fhsv]d|xvd|ubd)([a-z]+)\d*", dev)
+    return (len(letters[1]), letters[1]) if letters else (0, "")
+
+
+def _out_of_order(node: Node, context: Context) -> bool:
+    """Whether libvirt gives a virtio disk another place among the virtio disks, none of which has an address."""
+    text = context.document.text
+    virtio = [disk for disk in ordered(context) if text(f"{disk.path}.target.bus") == "virtio"]
+    if node not in virtio or any(text(f"{disk.path}.address.type") for disk in virtio):
+        return False
+    return sorted(virtio, key=lambda disk: disk.index).index(node) != virtio.index(node)
 
 
 def _has_scsi_controller(view: View) -> bool:

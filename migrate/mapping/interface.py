@@ -31,6 +31,8 @@ def _source(node: Node, context: Context) -> tuple[str, str]:
     kind = _text(node, context, "type")
     if kind == "hostdev":
         return kind, pci(node, context, "source.address")
+    if kind == "vhostuser" and _text(node, context, "backend.type") == "passt":
+        return "user", ""
     return kind, _text(node, context, NAMES[kind]) if kind in NAMES else ""
 
 
@@ -92,7 +94,11 @@ def network(view: View, context: Context) -> Iterator[Sign]:
     kind, _ = _source(view.node, context)
     leaves = [leaf for leaf in view.owned if _used(leaf, kind)]
     unread = [leaf for leaf in view.owned if leaf not in leaves]
-    if unread:
+    if unread and _text(view.node, context, "backend.type") == "passt":
+        yield ignore(
+            unread, "The host's interface that passt reaches the network by; the chosen network takes its place."
+        )
+    elif unread:
         yield ignore(unread, f"libvirt does not read it for an interface of type {kind}.")
     yield write(leaves, f"{INTERFACE}.name", view.key)
     yield write(leaves, f"{INTERFACE}.{found.binding}", {})

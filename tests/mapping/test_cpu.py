@@ -64,3 +64,9 @@ def test_overcommit_is_said_of_guests_without_dedicated_cpus(run: Callable, rule
         for gates in ("", "+CPUManager")
     ]
     assert told == ["200m", None]
+
+
+def test_vcpus_that_are_there_from_the_start_are_not_added_later(run: Callable, rules: Rules) -> None:
+    book = run("<vcpu current='1'>8</vcpu><cpu><topology sockets='1' cores='4' threads='2'/></cpu>", rules)
+    found = {finding.id for entry in book.entries for finding in entry.findings if finding.rule == "cpu-topology"}
+    assert found == {"cpu-topology/rounded"}

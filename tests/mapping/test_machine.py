@@ -39,6 +39,15 @@ def test_the_first_device_of_each_kind_boots_at_its_last_place(run: Callable, ru
     assert orders == {ITEMS[dev]: place for place, dev in enumerate(wanted, start=1) if dev in ITEMS}
 
 
+def test_the_first_disk_to_boot_from_is_the_first_of_libvirts_order(run: Callable, rules: Rules) -> None:
+    names = ("vdaa", "vdb", "hdb", "hda", "vdc")
+    disks = "".join(f"<disk type='file'><source file='/{name}'/><target dev='{name}'/></disk>" for name in names)
+    book = run(f"{os_element(boot=['hd'])}<devices>{disks}</devices>", rules)
+    assert [path for path in book.writes if path.endswith("bootOrder")] == ["domain.devices.disks[vdb].bootOrder"]
+    moved = {finding.value for entry in book.entries for finding in entry.findings if finding.id == "disk-name/order"}
+    assert moved == {"vdaa", "vdb", "vdc"}
+
+
 def test_boot_devices_keep_the_order_of_the_devices(run: Callable, rules: Rules) -> None:
     writes = run(os_element(boot=["hd", "cdrom"]) + DEVICES, rules).writes
     assert [path for path in writes if path.endswith("bootOrder")] == [ITEMS["cdrom"], ITEMS["hd"]]
