@@ -17,6 +17,7 @@ from migrate.model import Evidence, Mismatch, PlannedDisk, Refused, Unfinished
 from migrate.target import live
 from migrate.target.live import ClusterTarget, Object
 from migrate.target.proxy import ASYNC, UPLOAD, Proxy
+from migrate.target.quantity import to_bytes
 from migrate.transfer import _stream
 from migrate.transfer._bytes import Opened
 from migrate.transfer._claims import (
@@ -42,6 +43,7 @@ __all__ = ["OPENS", "TARGET", "check", "discard", "move", "present", "unfit"]
 TARGET, OPENS = ClusterTarget, True
 ANNOTATIONS = {f"{CDI}upload.target": "", f"{CDI}contentType": "kubevirt", **IMMEDIATE}
 READY = f"{CDI}pod.ready"
+ZEROES = bytes(1 << 20)
 WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds between tries
 SENDS = 2  # how often a disk is sent until it is the storage that is to blame
 # CDI looks for these at these offsets of what it gets, also of raw data, and would convert a guest's own bytes.
@@ -151,7 +153,7 @@ def _upload(opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, step: Ste
     body = make(opened.uri, throttle=opened.throttle, progress=told)
     for wait in (*WAITS, None):
         cluster.wait(lambda: _ready(disk, cluster), lambda: _not_ready(disk, cluster))
-        problem = _post(disk, cluster, cluster.proxy, body)
+        problem = _tried(disk, cluster, body)
         if problem is None:
             break
         if wait is None:
@@ -161,8 +163,15 @@ def _upload(opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, step: Ste
             # CDI has taken a part for the whole, and takes no second upload.
             discard(disk, cluster, step, f"{problem}: the disk is sent anew")
             _claim(disk, cluster, step)
-    cluster.wait(lambda: _taken(disk, cluster), lambda: "", patience=float("inf"))
     return body.tree
+
+
+def _tried(disk: PlannedDisk, cluster: ClusterTarget, body: _stream.Body) -> str | None:
+    """Sends the body once; why another try may help, None where CDI has put it onto the claim."""
+    before = _restarts(there(cluster, disk))
+    if problem := _post(disk, cluster, cluster.proxy, body):
+        return problem
+    return cluster.wait(lambda: _taken(disk, cluster, before), lambda: "", patience=float("inf")) or None
 
 
 def _post(disk: PlannedDisk, cluster: ClusterTarget, proxy: Proxy, body: _stream.Body) -> str | None:
@@ -170,12 +179,16 @@ def _post(disk: PlannedDisk, cluster: ClusterTarget, proxy: Proxy, body: _stream
     import httpx2
 
     authorization = {"Authorization": f"Bearer {_token(disk, cluster)}"}
-    headers = {**authorization, "Content-Length": str(body.length), "Content-Type": "application/octet-stream"}
+    behind = _behind(there(cluster, disk), body)
+    length = str(body.length + behind)
+    headers = {**authorization, "Content-Length": length, "Content-Type": "application/octet-stream"}
     ended = False
 
-    def pieces() -> Iterator[memoryview]:
+    def pieces() -> Iterator[memoryview | bytes]:
         nonlocal ended
         yield from body
+        for start in range(0, behind, len(ZEROES)):
+            yield ZEROES[: behind - start]
         ended = True
 
     try:
@@ -189,6 +202,13 @@ def _post(disk: PlannedDisk, cluster: ClusterTarget, proxy: Proxy, body: _stream
         todo = "where the claim is too small, `undo`, ask for more in claims.yaml, and apply again"
         raise Unfinished(f"{name_of(disk)}: {told}; {todo}")
     return None if answer.status_code == 200 and ended else told
+
+
+def _behind(claim: Object, body: _stream.Body) -> int:
+    """How many zeroes go behind a raw disk, so that nothing of what a device held before is left at its end."""
+    if body.tables is not None:
+        return 0
+    return max(0, to_bytes(claim["status"]["capacity"]["storage"]) - body.length)
 
 
 def _token(disk: PlannedDisk, cluster: ClusterTarget) -> str:
@@ -221,13 +241,19 @@ def _not_ready(disk: PlannedDisk, cluster: ClusterTarget) -> str:
     return f"CDI's upload server for {name_of(disk)} is not ready ({told}): see that CDI runs"
 
 
-def _taken(disk: PlannedDisk, cluster: ClusterTarget) -> bool | None:
-    """Whether CDI has put what was sent onto the claim."""
+def _taken(disk: PlannedDisk, cluster: ClusterTarget, restarts: int) -> str | None:
+    """Nothing while CDI works on what was sent, then why it failed, or an empty text."""
     claim = there(cluster, disk)
     phase = annotation(claim, PHASE)
-    if phase == "Failed":
-        raise Unfinished(f"CDI could not put what was sent onto {name_of(disk)}: see its pod's log, then run again")
-    return True if phase == "Succeeded" else None
+    if phase == "Succeeded":
+        return ""
+    if phase == "Failed" or _restarts(claim) > restarts:
+        return annotation(claim, f"{CDI}condition.running.message") or "CDI could not put onto it what was sent"
+    return None
+
+
+def _restarts(claim: Object) -> int:
+    return int(annotation(claim, f"{CDI}pod.restarts") or 0)
 
 
 def _looks_like_an_image(opened: Opened) -> bool:

@@ -82,6 +82,7 @@ class Server:
     scratch: Path
     busy: bool = False
     done: bool = False
+    restarts: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -223,7 +224,9 @@ class Uploads:
 
     def _say(self, claim: PersistentVolumeClaim, key: str, phase: str, ready: str) -> None:
         running = f"{ANNOTATION}storage.condition.running"
-        texts = {key: phase, READY: ready, running: ready, f"{ANNOTATION}storage.pod.restarts": "0"}
+        server = self.servers.get(claim.metadata.uid)
+        restarts = str(server.restarts if server else 0)
+        texts = {key: phase, READY: ready, running: ready, f"{ANNOTATION}storage.pod.restarts": restarts}
         texts[f"{ANNOTATION}storage.uploadPodName"] = f"cdi-upload-{claim.metadata.name}"
         self.client.patch(
             PersistentVolumeClaim,
@@ -321,6 +324,7 @@ class Uploads:
             self._process(server, convert, fault)
         except Exception:
             # The pod ends with an error and is started again.
+            server.restarts += 1
             self.events.soon(self._say, server.claim, PHASE, "Running", "false")
             server.busy = False
             self.events.later(0.2, self._say, server.claim, PHASE, "Running", "true")

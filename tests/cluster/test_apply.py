@@ -53,6 +53,10 @@ def names(cluster: Cluster, plural: str) -> list[str]:
     return sorted(item.metadata.name for item in cluster.client.list(api.kinds()[plural], namespace="vms"))
 
 
+def machines(cluster: Cluster) -> list[str]:
+    return names(cluster, "virtualmachines")
+
+
 @pytest.mark.parametrize("mode", ["Filesystem", "Block"])
 def test_two_domains_arrive_as_halted_vms_with_verified_claims(
     mode: str, embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster, tmp_path: Path
