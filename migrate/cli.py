@@ -359,11 +359,13 @@ def _plan(
     chosen = sites.moved(chosen, namespace) if namespace else chosen
     there = ask = None
     if context or kubeconfig or dry_run:
+        from dataclasses import replace
+
         from migrate.target import api
         from migrate.target import cluster as clusters
 
         client = api.connect(context, kubeconfig)
-        there = clusters.read(client, chosen.namespace)
+        there = replace(clusters.read(client, chosen.namespace), uploads=clusters.uploads(client))
         ask = partial(api.refusal, client) if dry_run else None
     named = kubevirt or (None if there else NEWEST)
     target = vocabulary.target(named, feature_gates) if named else there.target(feature_gates)

@@ -14,6 +14,7 @@ from migrate.model import Refused
 from migrate.target import vocabulary
 from migrate.target.admission.spec import amount
 from migrate.target.api import answered, kinds, unreachable
+from migrate.target.proxy import Proxy
 from migrate.target.vocabulary import Target
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ class Cluster:
     that of the KubeVirt object. `namespaces` have the pod security that they enforce; `storage_classes` whether they
     are the default; `networks` the resource that each NIC on them takes, or "". `addresses` are by MAC in lower case.
     Names of `instancetypes` and `preferences` begin with their kind: `VirtualMachineInstancetype/u1.small`.
+    `uploads` says why CDI's upload proxy cannot be used.
     """
 
     context: str
@@ -142,6 +144,7 @@ class Cluster:
     quotas: Listing[Quota] = Listing()
     limits: Listing[tuple[Limit, ...]] = Listing()
     unread: tuple[str, ...] = ()
+    uploads: str | None = None
 
     def target(self, feature_gates: str = "") -> Target:
         """The version and gates of the cluster, those switched by hand first; Refused where it has no KubeVirt."""
@@ -220,6 +223,17 @@ class _Reader:
         except httpx2.HTTPError as error:
             raise unreachable(self.context, error) from None
         return items
+
+
+def uploads(client: Client) -> str | None:
+    """Why disks cannot be sent to CDI from here, None where they can."""
+    found = _Reader(client, client.config.context_name, "").read("cdiconfigs", lambda item: item)
+    if not found.knows():
+        return None
+    try:
+        return Proxy.of(found.get("config"), None).unreachable()
+    except Refused as refusal:
+        return str(refusal)
 
 
 def read(client: Client, namespace: str) -> Cluster:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,8 @@ from typing import Any
 import pytest
 from cluster.double import Cluster
 from conftest import Command
+from lightkube.resources.core_v1 import PersistentVolumeClaim
+from lightkube.types import PatchType
 from real.host import Host, same
 
 from migrate.target import api
@@ -84,3 +90,139 @@ def test_two_domains_arrive_as_halted_vms_with_verified_claims(
     secrets = (tmp_path / "plan/journal.jsonl").read_text() + done.stdout + done.stderr
     assert "admin-token" not in secrets and "Bearer" not in secrets
     assert not any("eyJ" in text for text in secrets.split('"')), "an upload token"
+
+
+def test_a_disk_whose_claim_somebody_filled_is_only_compared(
+    embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster
+) -> None:
+    image = embedded.image("web.raw", "8M", "write -P 1 0 1M", format="raw")
+    embedded.define("web", image)
+    planned(more="methods: [adopt, cdi-upload]\n")
+    claim = {
+        "metadata": {"name": "web-vda", "namespace": "vms"},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": "fast",
+            "resources": {"requests": {"storage": "16Mi"}},
+        },
+    }
+    cluster.client.create(PersistentVolumeClaim.from_dict(claim))
+    bound = lambda: cluster.client.get(PersistentVolumeClaim, "web-vda", namespace="vms").status.phase == "Bound"  # noqa: E731
+    cluster.wait(bound, "the claim")
+    place = cluster.claim_path("vms", "web-vda")
+    place.write_bytes(bytes(8 << 20))
+    place.chmod(0o644)
+    assert "differs from the source in its block of 4 MiB at byte 0" in on_cluster("apply", status=4).stderr
+    shutil.copyfile(image, place)
+    on_cluster("apply")
+    assert machines(cluster) == ["web"]
+    assert cluster.uploads.seen == [] or all(upload.method == "HEAD" for upload in cluster.uploads.seen)
+    on_cluster("undo", "--yes")
+    assert names(cluster, "persistentvolumeclaims") == ["web-vda"]
+    on_cluster("apply")
+
+
+def test_undo_removes_what_apply_made_and_nothing_else(
+    embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster, kubevirt_migrate: Command
+) -> None:
+    for name in ("one", "two", "three"):
+        embedded.define(name, embedded.image(f"{name}.qcow2", "8M", "write -P 1 0 1M"))
+    planned()
+    assert "waiting" in kubevirt_migrate("status", "plan", status=3).stdout
+    on_cluster("apply")
+    kind = api.kinds()["virtualmachines"]
+    cluster.client.patch(kind, "one", {"spec": {"runStrategy": "Always"}}, namespace="vms", patch_type=PatchType.MERGE)
+    cluster.wait(lambda: names(cluster, "virtualmachineinstances") == ["one"], "the instance")
+    cluster.client.patch(kind, "one", {"spec": {"runStrategy": "Halted"}}, namespace="vms", patch_type=PatchType.MERGE)
+    cluster.wait(lambda: names(cluster, "virtualmachineinstances") == [], "the instance's end")
+    three = machine(cluster, "three")
+    cluster.client.delete(kind, "three", namespace="vms")
+    cluster.wait(lambda: machines(cluster) == ["one", "two"], "the end of three")
+    metadata = {"name": "three", "namespace": "vms", "labels": three.metadata.labels}
+    cluster.client.create(kind.from_dict({"metadata": metadata, "spec": three.spec}))
+
+    def undo(answer: str, status: int) -> str:
+        there = ["--context", cluster.context, "--kubeconfig", str(cluster.kubeconfig)]
+        command = [sys.executable, "-m", "migrate", "undo", "plan", *there]
+        done = subprocess.run(command, cwd=embedded.folder.parent, input=answer, capture_output=True, text=True)
+        assert done.returncode == status, done.stderr
+        return done.stdout + done.stderr
+
+    assert "is removed" in undo("n\n", 1)
+    assert len(names(cluster, "persistentvolumeclaims")) == 3
+    told = undo("y\n", 1)
+    assert "VirtualMachine vms/two removed" in told
+    assert "vms/one-vda stays: the VM one may have written to its disks" in told
+    assert "VirtualMachine vms/three stays: it was made anew" in told
+    assert machines(cluster) == ["one", "three"]
+    assert names(cluster, "persistentvolumeclaims") == ["one-vda", "three-vda"]
+    assert "its own by now" in on_cluster("verify", "--select", "one", status=1).stderr
+    on_cluster("apply", "--select", "two")
+    assert machines(cluster) == ["one", "three", "two"]
+
+
+def test_a_dry_run_changes_nothing(embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster) -> None:
+    embedded.define("web", embedded.image("web.qcow2", "8M"))
+    planned()
+    for kind in ("client", "server"):
+        done = on_cluster("apply", f"--dry-run={kind}")
+        assert "PersistentVolumeClaim vms/web-vda, cdi-upload" in done.stdout
+        assert "VirtualMachine vms/web" in done.stdout
+    assert (machines(cluster), names(cluster, "persistentvolumeclaims")) == ([], [])
+    diff = on_cluster("diff", status=1).stdout
+    assert diff.count("is not there") == 2
+
+
+def test_edited_manifests_are_honoured_and_looked_at_again(
+    embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster, tmp_path: Path
+) -> None:
+    embedded.define("web", embedded.image("web.qcow2", "8M"))
+    planned()
+    manifest = tmp_path / "plan/web/vm.yaml"
+    text = manifest.read_text()
+    manifest.write_text(text.replace("bus: virtio", "bus: carrier-pigeon"))
+    assert "carrier-pigeon" in on_cluster("apply", status=1).stderr
+    secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: web-init, namespace: vms}\nstringData: {a: hunter2}\n---\n"
+    manifest.write_text(secret + text.replace("256Mi", "512Mi"))
+    on_cluster("apply", "-n", "vms")
+    assert machine(cluster, "web").spec["template"]["spec"]["domain"]["memory"]["guest"] == "512Mi"
+    assert "web-init" in names(cluster, "secrets")
+    assert "hunter2" not in (tmp_path / "plan/journal.jsonl").read_text()
+    manifest.write_text(secret + text.replace("256Mi", "1Gi"))
+    changed = on_cluster("diff", status=1).stdout
+    assert "memory.guest: '512Mi' -> '1Gi'" in changed
+    on_cluster("undo", "--yes")
+    assert "web-init" not in names(cluster, "secrets")
+
+
+def test_claims_that_bind_late_and_devices_that_held_data_are_filled_too(
+    embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster
+) -> None:
+    image = embedded.image("web.raw", "8389120", "write -P 1 0 1M", format="raw")
+    embedded.define("web", image)
+    for storage_class, mode in (("local", "Filesystem"), ("dirty", "Block")):
+        planned(mode, f"vms: {{web: {{storage: {{default: {{storageClass: {storage_class}}}}}}}}}\n")
+        on_cluster("apply")
+        assert same(cluster.claim_path("vms", "web-vda"), image)
+        on_cluster("undo", "--yes")
+        (embedded.folder.parent / "plan/journal.jsonl").unlink()
+
+
+def test_a_plan_says_that_the_proxy_cannot_be_reached(
+    embedded: Host, planned: Any, kubevirt_migrate: Command, cluster: Cluster, tmp_path: Path
+) -> None:
+    embedded.define("web", embedded.image("web.qcow2", "8M"))
+    planned()
+    there = ["--context", cluster.context, "--kubeconfig", cluster.kubeconfig]
+
+    def found() -> list[str]:
+        kubevirt_migrate("plan", "inventory", "--site", "site.yaml", "-d", "plan", *there)
+        report = json.loads((tmp_path / "plan/report.json").read_text())
+        return [each["id"] for each in report["vms"][0]["findings"] if each["id"].startswith("cluster/")]
+
+    assert found() == []
+    config = {"metadata": {"name": "config"}, "spec": {"uploadProxyURLOverride": "https://127.0.0.1:1"}}
+    cluster.client.patch(api.kinds()["cdiconfigs"], "config", config, patch_type=PatchType.MERGE)
+    assert found() == ["cluster/upload-proxy"]
+    cluster.client.delete(api.kinds()["cdiconfigs"], "config")
+    assert found() == ["cluster/upload-proxy"]

@@ -26,6 +26,7 @@ CHECKS = (
     instancetypes.sizes,
     instancetypes.requirements,
     storage.classes,
+    storage.uploads,
     storage.folders,
     limits.ranges,
     nodes.room,

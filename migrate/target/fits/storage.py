@@ -29,6 +29,18 @@ def classes(wanted: Wanted) -> Iterator[Misfit]:
             yield from _modes(volume, claim["spec"], name, wanted)
 
 
+def uploads(wanted: Wanted) -> Iterator[Misfit]:
+    """Disks that go through CDI's upload proxy where that cannot be used from here."""
+    problem = wanted.cluster.uploads
+    sent = [each for each in wanted.translation.disks if "cdi-upload" in each.methods and (each.path or "")[:1] == "/"]
+    if problem and sent:
+        because = f"The disks of this VM cannot be sent: {problem.partition(': give')[0]}."
+        remedy = (
+            "Have the proxy made reachable, name it to `apply` with --uploadproxy-url, or fill the claims otherwise."
+        )
+        yield Misfit("upload-proxy", "warning", f"volumes[{sent[0].name}]", because, remedy)
+
+
 def _modes(volume: str, spec: Object, name: str, wanted: Wanted) -> Iterator[Misfit]:
     known = wanted.cluster.storage_profiles.get(name) or ()
     mode, access = spec.get("volumeMode", "Filesystem"), set(spec.get("accessModes", []))
