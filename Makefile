@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 FROM ?=
 
-.PHONY: help demo test bench corpus pages lint vocabulary
+.PHONY: help demo test torture bench corpus pages lint vocabulary
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,6 +14,9 @@ demo: ## Install what the demo needs, then move three VMs from a libvirt of its 
 test: ## Install what the tests need, then run them all: real libvirt, QEMU and qemu-nbd included
 	@tools/setup.sh test
 	$(PYTHON) -m pytest
+
+torture: ## Kill apply with -9 at 500 random points (after make test, which installs what it needs)
+	$(PYTHON) -m pytest tests/real/test_torture.py --kills 500
 
 bench: ## Measure planning, copying and start-up (after make test, which installs what they need)
 	$(PYTHON) bench/plan.py

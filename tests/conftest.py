@@ -20,6 +20,7 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/s
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--accept", action="store_true", help="Write the golden files anew.")
+    parser.addoption("--kills", type=int, default=50, help="How often apply is killed at random points.")
 
 
 @pytest.fixture
