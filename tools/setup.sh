@@ -16,11 +16,11 @@ kubernetes=(dpkg-dev etcd-server openssl)
 
 purpose=${1:-}
 case $purpose in
-    demo) packages=("${build[@]}" "${libvirt[@]}"); extras=libvirt; commands="virsh qemu-img qemu-nbd qemu-system-x86_64 swtpm" ;;
+    demo) packages=("${build[@]}" "${libvirt[@]}"); extras=libvirt; commands="virsh qemu-img qemu-nbd qemu-system-x86_64 swtpm setpriv" ;;
     test)
         packages=("${build[@]}" "${libvirt[@]}" "${guest[@]}" "${kubernetes[@]}" git nbdkit libnbd-bin e2fsprogs xfsprogs mount)
         extras=test,libvirt
-        commands="virsh libvirtd qemu-img qemu-nbd qemu-system-x86_64 swtpm nbdkit syslinux mcopy mkfs.fat mkfs.ext4 mkfs.xfs mount cpio busybox etcd openssl"
+        commands="virsh libvirtd qemu-img qemu-nbd qemu-system-x86_64 swtpm setpriv nbdkit syslinux mcopy mkfs.fat mkfs.ext4 mkfs.xfs mount cpio busybox etcd openssl"
         ;;
     *) die "say what for: tools/setup.sh demo|test" ;;
 esac

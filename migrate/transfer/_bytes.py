@@ -215,19 +215,20 @@ def stamp(images: list[Image], files: Files = _LOCAL) -> str:
 
 @contextmanager
 def serve(images: list[Image], *, clients: int = CLIENTS) -> Iterator[str]:
-    """Serves a chain read-only with qemu-nbd and yields its NBD URI; the server ends with the last connection.
+    """Serves a chain read-only with qemu-nbd and yields its NBD URI; one connection is held, for it ends with the last.
 
-    One connection is held as long as the context lasts, so that the server also ends when this process is killed.
+    The kernel ends it too when this process is killed, also before there is a connection: a server that is left would
+    keep the guest from starting.
     """
-    program = shutil.which("qemu-nbd")
-    if program is None:
-        raise Refused("qemu-nbd is missing: install the Debian package qemu-utils")
+    for program, package in (("qemu-nbd", "qemu-utils"), ("setpriv", "util-linux")):
+        if not shutil.which(program):
+            raise Refused(f"{program} is missing: install the Debian package {package}")
     _nbd.library()
     for path in paths(images):
         _refuse_in_use(path)
     with tempfile.TemporaryDirectory(prefix="kubevirt-migrate-") as folder:
         socket, log = Path(folder, "nbd"), Path(folder, "log")
-        command = [program, *server_options(str(socket), images, clients=clients)]
+        command = ["setpriv", "--pdeathsig", "KILL", "qemu-nbd", *server_options(str(socket), images, clients=clients)]
         with log.open("wb") as errors:
             server = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, start_new_session=True

@@ -277,7 +277,8 @@ def test_killed_at_random_sends_little_again(killed: Killed, seed: int):
     assert killed.written() <= killed.blocks + kills * (FLUSH + CONNECTIONS)
 
 
-def test_killed_copy_leaves_no_server_behind(killed: Killed):
+@pytest.mark.parametrize("point", ["connect:1", "write:9"])
+def test_killed_copy_leaves_no_server_behind(killed: Killed, point: str):
     def servers() -> list[Path]:
         return [path for path in Path("/proc").glob("[0-9]*/cmdline") if serves(path)]
 
@@ -287,7 +288,7 @@ def test_killed_copy_leaves_no_server_behind(killed: Killed):
         except OSError:
             return False
 
-    assert killed.start("write:9").wait() == -signal.SIGKILL
+    assert killed.start(point).wait() == -signal.SIGKILL
     deadline = time.monotonic() + 10
     while servers() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -46,6 +47,15 @@ def rename(*arguments, original=os.rename, **options):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def first_connection(*arguments, original=_bytes._first_connection):
+    """The server runs and nobody has connected."""
+    while KIND == "connect" and not list(Path(tempfile.gettempdir()).glob("kubevirt-migrate-*/nbd")):
+        pass
+    reach("connect")
+    return original(*arguments)
+
+
+_bytes._first_connection = first_connection
 file._Sink.write = write
 file._Sink.flush = before("flush", file._Sink.flush)
 journal.Step.record = before("record", journal.Step.record)
