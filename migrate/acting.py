@@ -228,8 +228,10 @@ def _rate(text: str | None) -> int | None:
 def carry_out(plan: Path, target: Target, select: Selection, output: str, **options: Any) -> list[Outcome]:
     """Carries the plan out and tells each outcome."""
     from migrate import applying
+    from migrate.planned import planned
 
-    bars, outcomes = Bars(), []
+    wanted = [row for row in planned(plan, select) if row.verdict != "blocked"]
+    bars, outcomes = Bars(sum(disk.bytes or 0 for row in wanted for disk in row.disks)), []
     try:
         for outcome in applying.apply(plan, target, select, bars.step, **options):
             bars.clear()

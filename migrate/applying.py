@@ -97,10 +97,11 @@ def rehearse(
 
 
 def ours(target: Target, made: list[journals.Made]) -> set[journals.Name]:
-    """Those of the objects that are there and still the plan's."""
+    """Those of the objects that are there and still the plan's, with the claims that its DataVolumes become."""
     if isinstance(target, DirectoryTarget):
         return set()
-    return {each.key for each in made if (item := target.get(*each.key)) and live.is_ours(item, each)}
+    found = {each.key for each in made if (item := target.get(*each.key)) and live.is_ours(item, each)}
+    return found | {("PersistentVolumeClaim", *key[1:]) for key in found if key[0] == "DataVolume"}
 
 
 def _checked(

@@ -97,7 +97,9 @@ def problems(
 
     `ours` are the objects that the plan has made already, about which nothing is asked.
     """
-    facts = clusters.read(cluster.client, cluster.client.namespace)
+    items = list(items)
+    namespaces = [key_of(item.machine)[1] for item in items]
+    facts = clusters.read(cluster.client, next(filter(None, namespaces), cluster.client.namespace))
     target, used, uploads = target_of(folder, facts), Counter(), False
     found: dict[str, str] = {}
     waived = _waived(folder)

@@ -135,10 +135,13 @@ def progress(what: str, total: int) -> Iterator[Callable[[Any], Any]]:
 
 
 class Bars:
-    """Bars on stderr for the disks that are being copied; nothing where that is no terminal."""
+    """Bars on stderr for disks that are copied, and one for all `total` bytes; nothing where that is no terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, total: int = 0) -> None:
+        self.total = total
         self.live: Any = None
+        self.all: Any = None
+        self.copied: dict[str, int] = {}
         self.tasks: dict[tuple[str, str], Any] = {}
         self.lock = threading.Lock()
 
@@ -152,6 +155,9 @@ class Bars:
             if key not in self.tasks:
                 self.tasks[key] = self.live.add_task(f"{disk.claim} {phase}", total=disk.bytes)
             self.live.update(self.tasks[key], completed=done)
+            if phase == "copy":
+                self.copied[disk.claim] = done
+                self.live.update(self.all, completed=sum(self.copied.values()))
 
     def _start(self) -> None:
         from rich import progress
@@ -162,6 +168,7 @@ class Bars:
             rates = (progress.TransferSpeedColumn(), progress.TimeRemainingColumn())
             self.live = progress.Progress(*columns, *rates, console=Console(stderr=True), transient=True)
             self.live.start()
+            self.all = self.live.add_task("all disks", total=self.total, completed=sum(self.copied.values()))
 
     def clear(self) -> None:
         """Takes the bars away, so that a line can be printed."""

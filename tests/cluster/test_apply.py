@@ -6,7 +6,11 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -226,3 +230,61 @@ def test_a_plan_says_that_the_proxy_cannot_be_reached(
     assert found() == ["cluster/upload-proxy"]
     cluster.client.delete(api.kinds()["cdiconfigs"], "config")
     assert found() == ["cluster/upload-proxy"]
+
+
+CDROM = """<disk type='network' device='cdrom'><driver name='qemu' type='raw'/>
+<source protocol='http' name='/web.iso'><host name='127.0.0.1' port='{port}'/></source>
+<target dev='sda' bus='sata'/></disk>"""
+
+
+def test_a_disk_on_a_web_server_is_pulled_by_cdi_itself(
+    embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster, tmp_path: Path
+) -> None:
+    image = embedded.image("web.iso", "2M", "write -P 7 64k 1M", format="raw")
+    with serving(embedded.folder) as port:
+        disk = embedded.folder / "cdrom.xml"
+        disk.write_text(CDROM.format(port=port))
+        embedded.define("web")
+        embedded.virsh("attach-device", "web", disk, "--config")
+        planned(more="sizes: {web/sda: 2Mi}\n")
+        assert "CDI pulled the disk itself" in on_cluster("apply", status=3).stderr
+        assert machines(cluster) == []
+        on_cluster("apply", "--accept-unverified")
+    assert same(cluster.claim_path("vms", "web-sda"), image.rename(tmp_path / "web.raw"))
+    assert machines(cluster) == ["web"]
+    on_cluster("verify")
+    on_cluster("undo", "--yes")
+    cluster.wait(lambda: not names(cluster, "persistentvolumeclaims"), "the end of the claim")
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[int]:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+SHARED = """<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none'/><source file='{path}'/>
+<target dev='vdb' bus='virtio'/><shareable/></disk>"""
+
+
+def test_a_disk_that_vms_share_is_sent_once(
+    embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster
+) -> None:
+    image = embedded.image("shared.raw", "8M", "write -P 4 1M 1M", format="raw")
+    disk = embedded.folder / "shared.xml"
+    disk.write_text(SHARED.format(path=image))
+    for name in ("one", "two"):
+        embedded.define(name)
+        embedded.virsh("attach-device", name, disk, "--config")
+    planned("Block")
+    on_cluster("apply")
+    (claim,) = names(cluster, "persistentvolumeclaims")
+    assert same(cluster.claim_path("vms", claim), image)
+    assert machines(cluster) == ["one", "two"]
+    assert sum(upload.method == "POST" for upload in cluster.uploads.seen) == 1
+    assert "vms/one stays" not in on_cluster("undo", "--yes", "--select", "one", status=0).stderr
+    on_cluster("undo", "--yes")
+    assert (names(cluster, "persistentvolumeclaims"), machines(cluster)) == ([], [])
