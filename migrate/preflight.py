@@ -86,8 +86,8 @@ def target_of(folder: Path, facts: clusters.Cluster) -> Target:
     """What is asked of the manifests: the cluster's KubeVirt, else the one that was planned for."""
     if facts.kubevirt is not None:
         return facts.target()
-    planned = json.loads((folder / PLAN).read_bytes())["target"]
-    return vocabulary.target(planned["kubevirt"], ",".join(planned["featureGates"]))
+    planned = _document(folder / PLAN).get("target") or {}
+    return vocabulary.target(str(planned.get("kubevirt")), ",".join(planned.get("featureGates") or []))
 
 
 def problems(
@@ -102,7 +102,7 @@ def problems(
     facts = clusters.read(cluster.client, next(filter(None, namespaces), cluster.client.namespace))
     target, used, uploads = target_of(folder, facts), Counter(), False
     found: dict[str, str] = {}
-    waived = _waived(folder)
+    waived, ours = _waived(folder), set(ours)
     for item in items:
         if key_of(item.machine) in ours:
             continue
@@ -115,7 +115,9 @@ def problems(
         if reason:
             found[item.row.vm.folder] = reason
         else:
-            uploads |= any(name == "cdi-upload" and _is_left(disk, methods, left) for disk, name in methods.items())
+            uploads |= any(name == "cdi-upload" and _is_left(disk, left) for disk, name in methods.items())
+            # Claims that VMs share are asked about once.
+            ours |= {key_of(each) for each in made}
     if uploads and (reason := cluster.proxy.unreachable()):
         raise Unfinished(reason)
     return found
@@ -123,12 +125,22 @@ def problems(
 
 def _waived(folder: Path) -> set[tuple[str, str]]:
     """The folders of VMs with the findings that are waived for them."""
-    report = json.loads((folder / "report.json").read_bytes())
-    rows = ((vm["folder"], finding) for vm in report["vms"] for finding in vm["findings"])
-    return {(name, finding["id"]) for name, finding in rows if finding.get("waived")}
+    rows = _document(folder / "report.json").get("vms") or []
+    found = ((vm.get("folder", ""), finding) for vm in rows for finding in vm.get("findings") or [])
+    return {(name, finding.get("id", "")) for name, finding in found if finding.get("waived")}
 
 
-def _is_left(claim: str, methods: dict[str, str | None], left: list[Object]) -> bool:
+def _document(path: Path) -> Object:
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise Refused(f"{path}: {error.strerror}; plan again") from None
+    except ValueError:
+        raise Refused(f"{path}: is not JSON any more: plan again") from None
+    return document if isinstance(document, dict) else {}
+
+
+def _is_left(claim: str, left: list[Object]) -> bool:
     return any(each["kind"] == CLAIM and each["metadata"]["name"] == claim for each in left)
 
 

@@ -21,18 +21,18 @@ def status(folder: Path, select: Selection) -> list[Row]:
 
 
 def _of_target(rows: list[Planned], target: str, journal: Path) -> list[Row]:
-    evidence = journals.arrived(journal, target)
+    evidence = {claim: proof for (_, claim), proof in journals.arrived(journal, target).items()}
     begun = journals.begun(journal, target)
     made = [each for each in journals.objects(journal, target) if each.uid]
     found = []
     for row in rows:
         disks = []
         for disk in row.disks:
-            proof = evidence.get((disk.namespace, disk.claim))
+            proof = evidence.get(disk.claim)
             state = "waiting" if (row.vm.folder, disk.name) not in begun else "begun"
             if proof:
                 state = "unverified" if proof.unverified else "verified"
-            place = f"{disk.namespace}/{disk.claim}"
+            place = f"{proof.namespace if proof else disk.namespace}/{disk.claim}"
             known = asdict(proof) if proof else None
             disks.append({"disk": disk.name, "claim": place, "bytes": disk.bytes, "state": state, "evidence": known})
         objects = [f"{each.kind} {each.namespace}/{each.name}" for each in made if each.vm == row.vm.folder]
