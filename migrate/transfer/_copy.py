@@ -98,14 +98,30 @@ def send_again(
 def read_back(descriptor: int, size: int, *, threads: int = CONNECTIONS, progress: Progress | None = None) -> Tree:
     """The tree of a file as the disk holds it: what the page cache has of it is dropped first, holes are zeroes."""
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    return _tree(size, _file_ranges(descriptor, size), lambda: _file_reader(descriptor, size), threads, progress)
+
+
+def read_export(uri: str, *, connections: int = CONNECTIONS, progress: Progress | None = None) -> Tree:
+    """The tree of an NBD export."""
+    with Connection(uri) as export:
+        return _tree(export.size, export.data_ranges(), lambda: _nbd_reader(uri), connections, progress)
+
+
+def _tree(
+    size: int,
+    ranges: Iterable[tuple[int, int]],
+    reader: Callable[[], AbstractContextManager[_Read]],
+    threads: int,
+    progress: Progress | None,
+) -> Tree:
     tree = Tree.of(size, {})
 
     def take(index: int, _parts: _Parts, buffer: mmap, length: int) -> None:
         with memoryview(buffer) as view:
             tree.digests[index] = digest(view[:length])
 
-    walk = _Walk(size, blocks(_file_ranges(descriptor, size)), take, {}, None, progress)
-    walk.run(lambda: _file_reader(descriptor, size), threads)
+    walk = _Walk(size, blocks(ranges), take, {}, None, progress)
+    walk.run(reader, threads)
     tree.data = walk.data
     return tree
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from mmap import mmap
+from queue import SimpleQueue
 from typing import Self
 
 from migrate.model import Refused, Unfinished
@@ -16,6 +18,8 @@ from migrate.model import Refused, Unfinished
 _CONTEXT = b"base:allocation"
 _ZERO = 2  # LIBNBD_STATE_ZERO; a hole without it has no defined content (NBD protocol, "base:allocation")
 _WINDOW = 1 << 30  # bytes asked for in one block status request; the wire has 32 bits for it
+
+_WRITING = ("nbd_pwrite", "nbd_zero", "nbd_flush")
 
 _Entries = ctypes.POINTER(ctypes.c_uint32)
 _OnExtents = ctypes.CFUNCTYPE(
@@ -50,6 +54,17 @@ _SIGNATURES = {
         ctypes.c_uint64,
         ctypes.c_uint32,
     ),
+    "nbd_pwrite": (
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_uint64,
+        ctypes.c_uint32,
+    ),
+    "nbd_zero": (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint32),
+    "nbd_flush": (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32),
+    "nbd_can_multi_conn": (ctypes.c_int, ctypes.c_void_p),
     "nbd_block_status": (
         ctypes.c_int,
         ctypes.c_void_p,
@@ -104,6 +119,26 @@ class Connection:
         """Fills `buffer[start:start + length]` with the bytes at `offset` of the export."""
         self._call("nbd_pread", (ctypes.c_char * length).from_buffer(buffer, start), length, offset, 0)
 
+    def pwrite(self, offset: int, data: memoryview) -> None:
+        """Writes bytes of a writable buffer at `offset` of the export."""
+        self._call("nbd_pwrite", (ctypes.c_char * len(data)).from_buffer(data), len(data), offset, 0)
+
+    def zero(self, offset: int, length: int) -> None:
+        """Makes zeroes, and holes where the server can."""
+        end = offset + length
+        while offset < end:
+            self._call("nbd_zero", min(_WINDOW, end - offset), offset, 0)
+            offset += min(_WINDOW, end - offset)
+
+    def flush(self) -> None:
+        """Makes durable what was written."""
+        self._call("nbd_flush", 0)
+
+    @property
+    def shares(self) -> bool:
+        """Whether several connections see each other's writes, and a flush of one is a flush of all."""
+        return bool(self._call("nbd_can_multi_conn"))
+
     def data_ranges(self) -> Iterator[tuple[int, int]]:
         """The (start, end) of what does not read as zero, in order; all of it where the server tells no extents."""
         if not self._call("nbd_can_meta_context", _CONTEXT):
@@ -134,5 +169,46 @@ class Connection:
     def _call(self, name: str, *arguments: object) -> int:
         result = getattr(self._library, name)(self._handle, *arguments)
         if result == -1:
-            raise Unfinished(f"reading the source failed: {self._library.nbd_get_error().decode()}; run again")
+            raise Unfinished(
+                f"{_DOES.get(name, 'reading the source')} failed: {self._library.nbd_get_error().decode()}; run again"
+            )
         return result
+
+
+class Export:
+    """Where a copy may go: an export that several threads write to, each with a connection of its own."""
+
+    def __init__(self, uri: str, connections: int) -> None:
+        self._idle: SimpleQueue[Connection] = SimpleQueue()
+        with ExitStack() as stack:
+            first = stack.enter_context(Connection(uri))
+            self._idle.put(first)
+            for _ in range(connections - 1 if first.shares else 0):
+                self._idle.put(stack.enter_context(Connection(uri)))
+            self._open = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def write(self, offset: int, data: memoryview) -> None:
+        with self._connection() as connection:
+            connection.pwrite(offset, data)
+
+    def zero(self, offset: int, length: int) -> None:
+        with self._connection() as connection:
+            connection.zero(offset, length)
+
+    def flush(self) -> None:
+        with self._connection() as connection:
+            connection.flush()
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        connection = self._idle.get()
+        try:
+            yield connection
+        finally:
+            self._idle.put(connection)
