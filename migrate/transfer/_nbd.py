@@ -169,9 +169,8 @@ class Connection:
     def _call(self, name: str, *arguments: object) -> int:
         result = getattr(self._library, name)(self._handle, *arguments)
         if result == -1:
-            raise Unfinished(
-                f"{_DOES.get(name, 'reading the source')} failed: {self._library.nbd_get_error().decode()}; run again"
-            )
+            does = "writing to the NBD server" if name in _WRITING else "reading the source"
+            raise Unfinished(f"{does} failed: {self._library.nbd_get_error().decode()}; run again")
         return result
 
 
