@@ -265,9 +265,17 @@ def _unfit(vm: VM, translation: Translation) -> Iterator[Finding]:
             severity: Severity = "warning" if vm.state == "unknown" else "blocker"
             because = f"The disk {disk.name} cannot be copied: {reason.rstrip('.')}."
             yield leafless(vm, "transfer/unfit", severity, because, UNFIT_REMEDY, f"volumes[{disk.name}]")
+        if not reason and sources.source(vm.kind).spools(vm, disk):
+            below = ", and room for the images below it" if len(disk.chain) > 1 else ""
+            because = (
+                f"The disk {disk.name} comes through the host's storage pool: `apply` takes it over whole into $TMPDIR "
+                f"or /var/tmp before it copies it, and needs {disk.allocated or disk.bytes} bytes there{below}."
+            )
+            yield leafless(vm, "transfer/spool", "note", because, SPOOL_REMEDY, f"volumes[{disk.name}]")
 
 
 UNFIT_REMEDY = "Do what the reason says, collect again and plan again."
+SPOOL_REMEDY = "Have that room, or collect over ssh (qemu+ssh://...), which needs none."
 
 
 def _state(vm: VM, book: ledger.Ledger, rules: Rules, context: Context) -> Iterator[Finding]:

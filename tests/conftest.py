@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["cluster.fixtures", "real.fixtures"]
+pytest_plugins = ["cluster.fixtures", "real.fixtures", "sources.fixtures"]
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -18,9 +18,9 @@ purpose=${1:-}
 case $purpose in
     demo) packages=("${build[@]}" "${libvirt[@]}"); extras=libvirt; commands="virsh qemu-img qemu-nbd qemu-system-x86_64 swtpm setpriv" ;;
     test)
-        packages=("${build[@]}" "${libvirt[@]}" "${guest[@]}" "${kubernetes[@]}" git nbdkit libnbd-bin e2fsprogs xfsprogs mount)
+        packages=("${build[@]}" "${libvirt[@]}" "${guest[@]}" "${kubernetes[@]}" git nbdkit libnbd-bin e2fsprogs xfsprogs mount openssh-client openssh-server procps)
         extras=test,libvirt
-        commands="virsh libvirtd qemu-img qemu-nbd qemu-system-x86_64 swtpm setpriv nbdkit syslinux mcopy mkfs.fat mkfs.ext4 mkfs.xfs mount cpio busybox etcd openssl"
+        commands="virsh libvirtd qemu-img qemu-nbd qemu-system-x86_64 swtpm setpriv nbdkit syslinux mcopy mkfs.fat mkfs.ext4 mkfs.xfs mount cpio busybox etcd openssl ssh sshd ps"
         ;;
     *) die "say what for: tools/setup.sh demo|test" ;;
 esac

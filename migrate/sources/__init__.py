@@ -1,6 +1,6 @@
 """The sources of VMs, one module each; the folder is the registry.
 
-A module has `collect`, `unread` and `unfit`, and where its disks can be copied `hold` and `open`.
+A module has `collect`, `unread`, `unfit` and `spools`, and where its disks can be copied `hold` and `open`.
 """
 
 from __future__ import annotations

@@ -48,6 +48,11 @@ def unfit(vm: VM, disk: PlannedDisk) -> str | None:
     return "a domain XML file has no disks with it; collect from its libvirt host to copy them"
 
 
+def spools(vm: VM, disk: PlannedDisk) -> bool:
+    """Nothing is read, so nothing is taken over."""
+    return False
+
+
 def _folder(folder: str, select: Selection) -> Iterator[VM | Skipped]:
     unreadable: list[OSError] = []
     empty = True

@@ -10,7 +10,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -24,12 +24,13 @@ from migrate.sources import _domain
 if TYPE_CHECKING:
     from lxml.etree import _Element
 
-    from migrate.transfer._bytes import Opened
+    from migrate.transfer._bytes import Files, Opened
 
 # virDomainState, by number.
 STATES = ("unknown", "running", "blocked", "paused", "shutting down", "shut off", "crashed", "pmsuspended")
 # virDomainBlockJobType, by number.
 JOBS = {1: "pull", 2: "copy", 3: "commit", 4: "active-commit", 5: "backup"}
+SSH = ("ssh", "libssh", "libssh2")  # the transports whose host lets a user in by ssh
 FOLDER_POOLS = ("dir", "fs", "netfs", "vstorage")
 MAX_CHAIN = 64
 
@@ -85,18 +86,52 @@ def unfit(vm: VM, disk: PlannedDisk) -> str | None:
     """Why a disk cannot be copied as its VM stands in the inventory, or None."""
     if urlsplit(vm.url).scheme.startswith("test"):
         return "libvirt's test driver has no disks behind its domains; it is for mapping only"
-    if not _local(vm.url, vm.host):
-        return f"copying from another host is not there yet; run on {vm.host} itself, with a URI such as qemu:///system"
+    if reason := _beyond_reach(vm, disk):
+        return reason
     if vm.transient:
         return (
             "the domain is transient, so it is gone when it is shut off; define it (virsh define), then collect again"
         )
-    return _unstill(vm.state, vm.managed_save) or _outside(disk)
+    return _unstill(vm.state, vm.managed_save) or _outside(vm, disk)
 
 
-def _outside(disk: PlannedDisk) -> str | None:
+def spools(vm: VM, disk: PlannedDisk) -> bool:
+    """Whether a disk's images are taken over whole to this machine before they are read."""
+    return disk.path is not None and not _local(vm.url, vm.host) and _transport(vm.url) not in SSH
+
+
+def _beyond_reach(vm: VM, disk: PlannedDisk) -> str | None:
+    """Why the disks of another host cannot be read from here, with what to do."""
+    if _local(vm.url, vm.host):
+        return None
+    if _transport(vm.url) in SSH:
+        methods = parse_qs(urlsplit(vm.url).query).get("sshauth", ["privkey"])[-1].lower().split(",")
+        return (
+            None
+            if {"agent", "privkey"} & set(methods)
+            else "nothing answers ssh for a password: add privkey to sshauth"
+        )
+    path = _outside_of_pools(vm, disk)
+    if path is None:
+        return None
+    return (
+        f"{path!r} is on {printable(vm.host)} and in none of its pools: collect again over ssh (qemu+ssh://...), or "
+        f"have a pool for {os.path.dirname(path)!r} there (virsh pool-create-as NAME dir --target FOLDER)"
+    )
+
+
+def _outside_of_pools(vm: VM, disk: PlannedDisk) -> str | None:
+    """The first image of a disk that is no volume as far as the inventory tells."""
+    volumes = {known.path for known in vm.disks if known.pool}
+    paths = [path for image in disk.chain for path in (image.path, image.data_file) if path] or [disk.path]
+    unknown = (path for path in paths if path and path not in volumes and os.path.dirname(path) not in vm.pool_paths)
+    return next(unknown, None)
+
+
+def _outside(vm: VM, disk: PlannedDisk) -> str | None:
     """The image of a disk's chain that lies neither beside its top nor in an allowed folder, with what to do."""
-    folders = [os.path.realpath(folder) for folder in disk.allowed]
+    local = _local(vm.url, vm.host)
+    folders = [os.path.realpath(folder) if local else os.path.normpath(folder) for folder in disk.allowed]
     own = {os.path.dirname(image.path) for image in disk.chain[:1]}
     for path in (path for image in disk.chain for path in (image.path, image.data_file) if path):
         if os.path.dirname(path) not in own and not any(_below(path, folder) for folder in folders):
@@ -146,15 +181,34 @@ def hold(vm: VM) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def open(vm: VM, disk: PlannedDisk) -> Iterator[Opened]:
-    """Serves a planned disk of a VM of this machine; the images it may read are those in its allowed folders."""
+    """Serves a planned disk where its files are; the images it may read are those in its allowed folders."""
     from migrate.transfer import _bytes
 
     if reason := unfit(vm, disk):
         raise Refused(f"{printable(vm.name)}: {reason}")
     if not disk.path:
         raise Refused(f"{printable(vm.name)}: disk {disk.name} has no image; collect and plan again")
-    with _bytes.opened(_bytes.chain(disk.path, disk.format, disk.allowed)) as opened:
-        yield opened
+    with ExitStack() as stack:
+        files = _files(vm, disk, stack)
+        chain = _bytes.chain(disk.path, disk.format, disk.allowed, files)
+        yield stack.enter_context(_bytes.opened(chain, files))
+
+
+def _files(vm: VM, disk: PlannedDisk, stack: ExitStack) -> Files:
+    """The files of a VM's host: as they are here, over its ssh, or else through its storage pools."""
+    from migrate.sources import _ssh, _volumes
+    from migrate.transfer import _bytes
+
+    if _local(vm.url, vm.host):
+        return _bytes.Local()
+    if _transport(vm.url) in SSH:
+        try:
+            return stack.enter_context(_ssh.connected(vm.url))
+        except _ssh.NoServer:
+            if _outside_of_pools(vm, disk):
+                raise
+    host = stack.enter_context(_connected(vm.url, write=True))
+    return _volumes.Volumes(host.connection, printable(host.name), _library(), _line)
 
 
 def _library() -> Any:
@@ -192,13 +246,13 @@ def _take_events(lib: Any) -> None:
 
 
 # Open connections with how many use them: an embedded driver does not bear a second connection that comes or goes.
-_OPEN: dict[str | None, tuple[Host, int]] = {}
+_OPEN: dict[tuple[str | None, bool], tuple[Host, int]] = {}
 _LOCK = threading.Lock()
 _LOADING = threading.Lock()
 
 
 @contextmanager
-def _connected(url: str | None) -> Iterator[Host]:
+def _connected(url: str | None, *, write: bool = False) -> Iterator[Host]:
     lib = _library()
     shown = _without_password(url) if url else "libvirt's default URI"
     # libxml2 complains of a missing file on stderr by itself.
@@ -206,17 +260,17 @@ def _connected(url: str | None) -> Iterator[Host]:
         raise Refused(f"{shown}: no such file; give test:///default or test:///FILE.xml")
     with _LOCK:
         try:
-            host, users = _OPEN.get(url) or (_host(lib.openReadOnly(url)), 0)
+            host, users = _OPEN.get((url, write)) or (_host(lib.open(url) if write else lib.openReadOnly(url)), 0)
         except lib.libvirtError as error:
             raise Refused(_explain(error, shown)) from None
-        _OPEN[url] = host, users + 1
+        _OPEN[url, write] = host, users + 1
     try:
         yield host
     finally:
         with _LOCK:
-            host, users = _OPEN.pop(url)
+            host, users = _OPEN.pop((url, write))
             if users > 1:
-                _OPEN[url] = host, users - 1
+                _OPEN[url, write] = host, users - 1
             else:
                 host.connection.close()
 
@@ -398,12 +452,15 @@ def _named(disk: Disk) -> tuple[str | None, ...]:
 
 
 def _local(url: str, host: str) -> bool:
-    parts = urlsplit(url)
-    transport = parts.scheme.partition("+")[2]
+    transport = _transport(url)
     if transport == "unix":
         # A socket may lead to another machine; libvirt gives the full name of a host where it finds one.
         return host.split(".")[0] == socket.gethostname().split(".")[0]
-    return not transport and not parts.netloc
+    return not transport and not urlsplit(url).netloc
+
+
+def _transport(url: str) -> str:
+    return urlsplit(url).scheme.partition("+")[2]
 
 
 def _below(path: str, folder: str) -> bool:

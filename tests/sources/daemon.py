@@ -92,10 +92,10 @@ def running() -> Iterator[tuple[str, Path]]:
     conf.write_text(
         f'unix_sock_dir = "{folder}/run"\nauth_unix_ro = "none"\nauth_unix_rw = "none"\n'
         f'log_outputs = "3:file:{folder}/home/log"\n'
-        f'listen_tls = 0\nlisten_tcp = 1\nlisten_addr = "127.0.0.1"\ntcp_port = "{_free_port()}"\nauth_tcp = "none"\n'
+        f'listen_tls = 0\nlisten_tcp = 1\nlisten_addr = "127.0.0.1"\ntcp_port = "{free_port()}"\nauth_tcp = "none"\n'
     )
     # Two daemons on one machine would give their guests' displays the same port, and one of the guests would not start.
-    display = min(_free_port(), 65_400)
+    display = min(free_port(), 65_400)
     settings = folder / "home" / ".config" / "libvirt"
     settings.mkdir(parents=True)
     (settings / "qemu.conf").write_text(
@@ -114,7 +114,7 @@ def running() -> Iterator[tuple[str, Path]]:
     )
     url = f"qemu+unix:///session?socket={folder}/run/libvirt-sock"
     try:
-        _wait(url, daemon)
+        wait(url, daemon)
         yield url, folder
     finally:
         daemon.terminate()
@@ -122,13 +122,13 @@ def running() -> Iterator[tuple[str, Path]]:
         shutil.rmtree(folder)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def _wait(url: str, daemon: subprocess.Popen) -> None:
+def wait(url: str, daemon: subprocess.Popen) -> None:
     lib = source._library()
     for _ in range(600):
         assert daemon.poll() is None, "libvirtd ended"
