@@ -26,6 +26,7 @@ from migrate.transfer import _bytes, _nbd
 
 BEAT_SECONDS, PATIENCE_SECONDS = 15.0, 60  # a sign of life is sent; the shell waits for one
 _CONNECT_SECONDS = 3.0  # the socket is there before the image is opened
+_MOST = 1 << 24  # bytes of an answer
 _WRITERS = 101  # byte that a QEMU with write permission locks: RAW_LOCK_PERM_BASE + 1 (QEMU block/file-posix.c)
 
 # The login shell there may be any: one line without `!`. What a command prints comes back behind its lengths.
@@ -117,16 +118,20 @@ class Remote:
         return os.fsdecode(out.removesuffix(b"\n")) if status == 0 else path
 
     def entry(self, path: str) -> _bytes.Entry:
-        found = self._answer(path, "stat", "-L", "-c", "%f %d %i %s %t %T %y", "--", path).decode().split(maxsplit=6)
-        mode, device, inode, size, major, minor, changed = found
-        if not (stat.S_ISREG(int(mode, 16)) or stat.S_ISBLK(int(mode, 16))):
+        found = self._answer(path, "stat", "-L", "-c", "%f %d %i %s %t %T %y", "--", path).decode(errors="replace")
+        try:
+            mode, device, inode, size, major, minor, changed = found.strip().split(maxsplit=6)
+            kind, number = int(mode, 16), f"{int(major, 16)}:{int(minor, 16)}"
+        except ValueError:
+            raise Refused(f"{path!r} on {self.host}: its stat says {printable(found)!r}, not understood here") from None
+        if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
             raise Refused(f"{path!r} on {self.host} is neither a file nor a block device")
-        block, written = stat.S_ISBLK(int(mode, 16)), ""
-        if block:
-            # The times of a device's node do not tell (kernel: block/stat).
-            number = f"{int(major, 16)}:{int(minor, 16)}"
-            written = self._answer(path, "cat", f"/sys/dev/block/{number}/stat").decode().split()[6]
-        return _bytes.Entry(f"{device}/{inode}", block, (size, changed.strip(), inode, written))
+        written = ""
+        if stat.S_ISBLK(kind):
+            # The times of a device's node do not tell (kernel: block/stat); the seventh number is of sectors written.
+            counts = self._answer(path, "cat", f"/sys/dev/block/{number}/stat")
+            written = str(counts.split()[6:7])
+        return _bytes.Entry(f"{device}/{inode}", stat.S_ISBLK(kind), (size, changed, inode, written))
 
     def read(self, path: str, offset: int, length: int) -> bytes:
         where = f"skip={offset}", f"count={length}", "iflag=skip_bytes,count_bytes"
@@ -212,10 +217,14 @@ class Remote:
                 stdin, stdout = self._pipe(self._process.stdin), self._pipe(self._process.stdout)
                 stdin.write(os.fsencode(line) + b"\n")
                 stdin.flush()
-                status, *lengths = (int(word) for word in stdout.readline().split())
+                status, *lengths = (int(word) for word in stdout.readline(100).split())
+                if not all(0 <= length <= _MOST for length in lengths):
+                    raise ValueError("no command here answers so much")
                 out, errors = (stdout.read(length) for length in lengths)
-                return status, out, errors
-        except (OSError, ValueError):
+                if [len(out), len(errors)] == lengths:
+                    return status, out, errors
+                raise EOFError
+        except (OSError, ValueError, EOFError):
             raise self._lost() from None
 
     def _lost(self) -> Refused | Unfinished:
