@@ -21,7 +21,7 @@ torture: ## Kill apply with -9 at 500 random points (after make test, which inst
 bench: ## Measure planning, copying and start-up (after make test, which installs what they need)
 	$(PYTHON) bench/plan.py
 	$(PYTHON) bench/cli.py
-	$(PYTHON) -m bench.copy
+	for what in copy nbd jobs upload memory; do $(PYTHON) -m bench.$$what || exit; done
 
 corpus: ## Plan the domains of libvirt's own tests, of every release in Debian or below FROM=folders; print counts and broken promises
 	$(PYTHON) tests/corpus/run.py $(or $(FROM),$$(find $$(tools/libvirt-releases.sh) -maxdepth 1 -name tests))

@@ -1,11 +1,10 @@
 """Times the copy of a 4 GiB qcow2 with 1 GiB of data to raw against `qemu-img convert`, both with fsync.
 
-Usage, from the checkout: python -m bench.copy [FOLDER]; FOLDER, by default the temporary one, needs 4 GiB of room.
+Usage, from the checkout: python -m bench.copy [FOLDER]; FOLDER, by default the temporary one, needs 5 GiB of room.
 The goal is a ratio of at most 1.3.
 """
 
 import os
-import random
 import statistics
 import subprocess
 import sys
@@ -13,26 +12,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.parts import GIB, MIB, image, tell
 from migrate import journal
 from migrate.model import PlannedDisk
 from migrate.transfer import _bytes, file
 
 ROUNDS, GOAL = 7, 1.3
-SIZE, PIECES, PIECE = 4 << 30, 16, 64 << 20
-
-
-def make_source(folder: Path) -> Path:
-    """A qcow2 of 4 GiB with 16 pieces of 64 MiB of random data."""
-    raw, source = folder / "source.raw", folder / "source.qcow2"
-    with raw.open("wb") as disk:
-        disk.truncate(SIZE)
-        for piece in range(PIECES):
-            disk.seek(piece * (SIZE // PIECES) + (piece << 20))
-            disk.write(random.Random(piece).randbytes(PIECE))
-    subprocess.run(["qemu-img", "convert", "-O", "qcow2", raw, source], check=True)
-    raw.unlink()
-    os.sync()
-    return source
+SIZE, PIECES, PIECE = 4 * GIB, 16, 64 * MIB
 
 
 def time_qemu_img(source: Path, folder: Path, *options: str) -> float:
@@ -48,10 +34,10 @@ def time_qemu_img(source: Path, folder: Path, *options: str) -> float:
     return seconds
 
 
-def time_ours(source: Path, folder: Path) -> tuple[float, float]:
-    """Seconds of all but the read-back (server, journal and fsync included), and of the read-back."""
+def move(source: Path, size: int, folder: Path) -> tuple[float, float]:
+    """Moves a qcow2; seconds of all but the read-back (server, journal and fsync included), and of the read-back."""
     out = folder / "out"
-    disk = PlannedDisk("vda", "default", "bench", ["file"], str(source), "qcow2", SIZE, None, None)
+    disk = PlannedDisk("vda", "default", "bench", ["file"], str(source), "qcow2", size, None, None)
     started = time.monotonic()
     with (
         journal.opened(folder / "journal.jsonl") as record,
@@ -71,11 +57,11 @@ def main() -> None:
     """Prints each round, then the medians."""
     with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as name:
         folder = Path(name)
-        source = make_source(folder)
+        source = image(folder / "source.qcow2", SIZE, PIECES, PIECE)
         ratios, direct_ratios, read_backs = [], [], []
         for number in range(1, ROUNDS + 1):
             theirs, direct = time_qemu_img(source, folder), time_qemu_img(source, folder, "-t", "none")
-            ours, read_back = time_ours(source, folder)
+            ours, read_back = move(source, SIZE, folder)
             ratios.append(ours / theirs)
             direct_ratios.append(ours / direct)
             read_backs.append(read_back / ours)
@@ -84,8 +70,7 @@ def main() -> None:
                 f"copy {ours:.2f} s, read-back {read_back:.2f} s",
                 flush=True,
             )
-    ratio = statistics.median(ratios)
-    print(f"copy / qemu-img convert: {ratio:.2f} (goal {GOAL}: {'met' if ratio <= GOAL else 'MISSED'})")
+    tell("copy / qemu-img convert", statistics.median(ratios), GOAL)
     print(f"copy / qemu-img convert -t none: {statistics.median(direct_ratios):.2f} (no goal)")
     print(f"read-back / copy: {statistics.median(read_backs):.2f}")
 
