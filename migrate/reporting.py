@@ -96,6 +96,7 @@ def report_row(translation: Translation) -> dict[str, Any]:
                 "path": disk.path,
                 "bytes": disk.bytes,
                 "allocated": disk.allocated,
+                "requested": disk.size,
                 "claim": f"{disk.namespace}/{disk.claim}",
             }
             for disk in translation.disks

@@ -87,7 +87,14 @@ def test_unknown_size_leaves_the_claim_out_and_is_a_warning(web: Path, tmp_path:
     (vm,) = json.loads((tmp_path / "plan/report.json").read_text())["vms"]
     assert vm["verdict"] == "changed"
     assert vm["disks"] == [
-        {"name": "vda", "path": "/srv/web.qcow2", "bytes": None, "allocated": None, "claim": "default/web-vda"}
+        {
+            "name": "vda",
+            "path": "/srv/web.qcow2",
+            "bytes": None,
+            "allocated": None,
+            "requested": None,
+            "claim": "default/web-vda",
+        }
     ]
     assert not (tmp_path / "plan/web/claims.yaml").exists()
 

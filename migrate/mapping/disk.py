@@ -176,13 +176,13 @@ def claim(view: View, context: Context) -> Iterator[Sign]:
     other = [leaf for leaf in view.owned if leaf not in used and leaf not in mode]
     if other:
         yield ignore(other, f"libvirt does not read it for a disk of type {kind}.")
-    shared = view.leaf("shareable") is not None
     facts = _facts(view, context)
+    shared = _sharing(view, context, facts)
     name = _shared_name(view, context, facts) if shared else claim_name(context.vm.folder, view.key)
     ephemeral = "ephemeral." if view.leaf("transient") or view.leaf("transient.shareBacking") else ""
     yield write(used, "volumes.name", view.key)
     yield write(used, f"volumes.{ephemeral}persistentVolumeClaim.claimName", name)
-    yield from _claim_object(view, context, used, facts, name)
+    yield from _claim_object(view, context, used, facts, name, shared is not None)
     yield from _remarks(view, used, kind, shared)
 
 
@@ -191,14 +191,29 @@ def _used(leaf: Leaf, kind: str) -> bool:
     return name in ("type", "transient", "transient.shareBacking") or name in SOURCES[kind]
 
 
-def _claim_object(view: View, context: Context, used: list[Leaf], facts: Disk | None, name: str) -> Iterator[Sign]:
+def _sharing(view: View, context: Context, facts: Disk | None) -> str | None:
+    """Why VMs have one claim for a disk, as a row: they write to it together, or only read a disc that nodes share."""
+    if view.leaf("shareable") is not None:
+        return "shared"
+    medium = view.text("device") == "cdrom" and "ReadWriteMany" in _storage(facts, context).access_modes
+    return "medium" if medium else None
+
+
+def _storage(facts: Disk | None, context: Context) -> Storage:
+    return context.site.storage_of(facts) or Storage()
+
+
+def _claim_object(
+    view: View, context: Context, used: list[Leaf], facts: Disk | None, name: str, shared: bool
+) -> Iterator[Sign]:
     if facts is None or facts.capacity is None:
         yield flag(used, "size", facts.problem if facts else None)
         return
+    if facts.problem:
+        yield flag(used, "image", facts.problem)
     from migrate.target.sizes import claim_size
 
-    storage = context.site.storage_of(facts) or Storage()
-    shared = view.leaf("shareable") is not None
+    storage = _storage(facts, context)
     mode = "Block" if view.text("device") == "lun" else storage.volume_mode
     claim = "PersistentVolumeClaim"
     yield write(used, f"{claim}.metadata.name", name)
@@ -216,13 +231,13 @@ def _claim_object(view: View, context: Context, used: list[Leaf], facts: Disk | 
 
 def access_modes(shared: bool, facts: Disk | None, context: Context) -> tuple[str, ...]:
     """How nodes use the claim of a disk: all at once where guests share it, else as the site file says."""
-    return ("ReadWriteMany",) if shared else (context.site.storage_of(facts) or Storage()).access_modes
+    return ("ReadWriteMany",) if shared else _storage(facts, context).access_modes
 
 
-def _remarks(view: View, used: list[Leaf], kind: str, shared: bool) -> Iterator[Sign]:
+def _remarks(view: View, used: list[Leaf], kind: str, shared: str | None) -> Iterator[Sign]:
     device = view.text("device")
     if shared:
-        yield flag(used, "shared")
+        yield flag(used, shared)
     if device == "lun":
         yield flag(used, "lun")
     if device == "cdrom" and kind == "block" and HOST_DRIVE.match(view.text("source.dev")):
@@ -247,13 +262,17 @@ def _facts(view: View, context: Context) -> Disk | None:
 def _shared_name(view: View, context: Context, facts: Disk | None) -> str:
     """One name for all VMs that share a disk, whichever host they are on: a hash of where its bytes are.
 
-    Volumes of pools have a meaning on their own host only, unless their path is known.
+    Volumes of pools have a meaning on their own host only, unless their path is known. A disc that is only read is one
+    for each host, namespace and storage: nothing is lost where there are several.
     """
     path = facts.path if facts else None
     if path is None and view.text("type") == "volume":
         path = f"{context.vm.host}:{view.text('source.pool')}/{view.text('source.volume')}"
     elif path is None:
         path = "\n".join(leaf.value for name in SOURCES[view.text("type")] for leaf in view.every(name))
+    if view.leaf("shareable") is None:
+        storage = _storage(facts, context)
+        return f"disc-{short_hash(context.vm.host, context.site.namespace, path, repr(storage))}"
     return f"shared-{short_hash(path)}"
 
 

@@ -96,6 +96,10 @@ class Files(Protocol):
         """Serves a chain read-only and yields its NBD URI; a chain that is being written is Unfinished."""
 
 
+class NotAllowed(Refused):
+    """A file that this user may not read."""
+
+
 class Local:
     """The files of this machine."""
 
@@ -106,7 +110,7 @@ class Local:
         try:
             found = os.stat(path)
         except (OSError, ValueError) as error:
-            raise Refused(f"{path!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+            raise _unreadable(path, error) from None
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISBLK(found.st_mode)):
             raise Refused(f"{path!r} is neither a file nor a block device")
         facts = str(found.st_size), str(found.st_mtime_ns), str(found.st_ino), _sectors_written(found)
@@ -117,7 +121,7 @@ class Local:
             with open(path, "rb", buffering=0) as file:
                 return os.pread(file.fileno(), length, offset)
         except OSError as error:
-            raise Refused(f"{path!r} cannot be read: {error.strerror}") from None
+            raise _unreadable(path, error) from None
         except OverflowError:
             return b""
 
@@ -126,6 +130,11 @@ class Local:
 
 
 _LOCAL = Local()
+
+
+def _unreadable(path: str, error: OSError | ValueError) -> Refused:
+    kind = NotAllowed if isinstance(error, PermissionError) else Refused
+    return kind(f"{path!r} cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
 def header(path: str, files: Files = _LOCAL) -> Header:

@@ -33,15 +33,15 @@ _USED_ONCE = 1 << 63  # of a table's entry: what it points to has refcount 1
 Ranges = Iterable[tuple[int, int]]
 
 
-def qcow2(uri: str, *, throttle: Throttle | None = None, progress: Progress | None = None) -> Body:
-    """The disk as a qcow2 of its data alone, with the cluster size that makes it smallest.
+def qcow2(uri: str, *, behind: int = 0, throttle: Throttle | None = None, progress: Progress | None = None) -> Body:
+    """The disk as a qcow2 of its data alone, `behind` bytes longer, with the cluster size that makes it smallest.
 
     A disk without holes may come from a server that does not tell them: it is read for its zeroes beforehand.
     """
     size, data = _extents(uri)
     if len(data) == 2 and data[0] == 0 and data[1] >= size:
         data = _flat(not_zero_ranges(uri, READERS))
-    layouts = (_Layout.of(size, bits, data) for bits in _CLUSTER_BITS)
+    layouts = (_Layout.of(size + behind, bits, data) for bits in _CLUSTER_BITS)
     layout = min((layout for layout in layouts if layout.opens), key=lambda layout: layout.length)
     return Body(uri, size, layout.length, layout.clusters, layout.tables, throttle, progress)
 
@@ -83,6 +83,18 @@ class Body:
                     self.progress(min((index + 1) * BLOCK, self.size))
         if self.progress:
             self.progress(self.size)
+
+    def blank(self) -> bool:
+        """Whether the disk is all zero; it is read up to its first byte that is not."""
+        buffer, zeroes = mmap(-1, BLOCK), bytes(BLOCK)
+        with Connection(self.uri) as source:
+            for _, parts in blocks(_pairs(self.ranges)):
+                for start, end in parts:
+                    length = min(end, self.size) - start
+                    source.pread(start, buffer, 0, length)
+                    if buffer[:length] != zeroes[:length]:
+                        return False
+        return True
 
     def _in_time(self, piece: memoryview) -> memoryview:
         if self.throttle:

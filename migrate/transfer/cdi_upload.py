@@ -147,10 +147,8 @@ def _claim(disk: PlannedDisk, cluster: ClusterTarget, step: Step) -> Object:
 
 def _upload(opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, step: Step, progress: Progress | None) -> Tree:
     """Sends the disk from its first byte on until CDI has taken it; the tree of what was sent."""
-    block = manifest(cluster, disk)["spec"].get("volumeMode") == "Block"
-    make = _stream.raw if block and not _looks_like_an_image(opened) else _stream.qcow2
-    told = None if progress is None else lambda count: progress("copy", count)
-    body = make(opened.uri, throttle=opened.throttle, progress=told)
+    cluster.wait(lambda: _ready(disk, cluster), lambda: _not_ready(disk, cluster))
+    body = _body(opened, disk, cluster, progress)
     for wait in (*WAITS, None):
         cluster.wait(lambda: _ready(disk, cluster), lambda: _not_ready(disk, cluster))
         problem = _tried(disk, cluster, body)
@@ -166,6 +164,18 @@ def _upload(opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, step: Ste
     return body.tree
 
 
+def _body(opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, progress: Progress | None) -> _stream.Body:
+    """What is sent: raw bytes for a Block claim, but for a disk that is all zero, or one that CDI would convert."""
+    told = None if progress is None else lambda count: progress("copy", count)
+    behind = 0
+    if manifest(cluster, disk)["spec"].get("volumeMode") == "Block":
+        body = _stream.raw(opened.uri, throttle=opened.throttle, progress=told)
+        if not body.blank() and not _looks_like_an_image(opened):
+            return body
+        behind = _behind(there(cluster, disk), opened.size)
+    return _stream.qcow2(opened.uri, behind=behind, throttle=opened.throttle, progress=told)
+
+
 def _tried(disk: PlannedDisk, cluster: ClusterTarget, body: _stream.Body) -> str | None:
     """Sends the body once; why another try may help, None where CDI has put it onto the claim."""
     before = _restarts(there(cluster, disk))
@@ -179,7 +189,7 @@ def _post(disk: PlannedDisk, cluster: ClusterTarget, proxy: Proxy, body: _stream
     import httpx2
 
     authorization = {"Authorization": f"Bearer {_token(disk, cluster)}"}
-    behind = _behind(there(cluster, disk), body)
+    behind = 0 if body.tables else _behind(there(cluster, disk), body.length)
     length = str(body.length + behind)
     headers = {**authorization, "Content-Length": length, "Content-Type": "application/octet-stream"}
     ended = False
@@ -204,11 +214,9 @@ def _post(disk: PlannedDisk, cluster: ClusterTarget, proxy: Proxy, body: _stream
     return None if answer.status_code == 200 and ended else told
 
 
-def _behind(claim: Object, body: _stream.Body) -> int:
-    """How many zeroes go behind a raw disk, so that nothing of what a device held before is left at its end."""
-    if body.tables is not None:
-        return 0
-    return max(0, to_bytes(claim["status"]["capacity"]["storage"]) - body.length)
+def _behind(claim: Object, size: int) -> int:
+    """How many zeroes go behind a disk, so that nothing of what a device held before is left at its end."""
+    return max(0, to_bytes(claim["status"]["capacity"]["storage"]) - size)
 
 
 def _token(disk: PlannedDisk, cluster: ClusterTarget) -> str:

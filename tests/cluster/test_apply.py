@@ -35,10 +35,10 @@ networks:
 
 @pytest.fixture
 def planned(kubevirt_migrate: Command, tmp_path: Path, embedded: Host) -> Callable[..., None]:
-    def plan(mode: str = "Filesystem", more: str = "") -> None:
+    def plan(mode: str = "Filesystem", more: str = "", status: int = 0) -> None:
         (tmp_path / "site.yaml").write_text(SITE.format(mode=mode) + more)
         kubevirt_migrate("collect", "libvirt", embedded.uri, "-d", "inventory")
-        kubevirt_migrate("plan", "inventory", "--site", "site.yaml", "-d", "plan")
+        kubevirt_migrate("plan", "inventory", "--site", "site.yaml", "-d", "plan", status=status)
 
     return plan
 

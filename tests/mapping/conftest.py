@@ -42,7 +42,7 @@ def _run(xml: str, rules: all_rules.Rules, example: dict[str, Any] | None = None
     """The ledger of a domain; `example` can hold `site`, `kubevirt`, `gates` and `disks` as rule examples do."""
     settings = example or {}
     disks = [
-        Disk(name, capacity=int(facts["capacity"]) if "capacity" in facts else None, path=facts.get("path"))
+        Disk(name, **facts | ({"capacity": int(facts["capacity"])} if "capacity" in facts else {}))
         for name, facts in (settings.get("disks") or {}).items()
     ]
     vm = VM("vm", UUID, "libvirt", "qemu://host/system", "qemu:///system", "host", "vm", disks=disks, xml=document(xml))

@@ -44,14 +44,14 @@ class Host:
         write(path, *writes, format=format)
         return path
 
-    def define(self, name: str, *disks: Path, more: str = "") -> None:
+    def define(self, name: str, *disks: Path, devices: str = "", more: str = "") -> None:
         """A shut-off VM with disks vda, vdb, ...; names ending in .raw are raw, others qcow2."""
-        devices = [
+        images = [
             DISK.format(path=path, format="raw" if path.suffix == ".raw" else "qcow2", target=f"vd{'abcdef'[index]}")
             for index, path in enumerate(disks)
         ]
         definition = self.folder / f"{name}.xml"
-        definition.write_text(DOMAIN.format(name=name, disks="".join(devices), more=more))
+        definition.write_text(DOMAIN.format(name=name, disks="".join(images) + devices, more=more))
         self.virsh("define", definition)
 
 
