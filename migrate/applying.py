@@ -112,7 +112,7 @@ def _checked(
         return {}, {}
     items = {row.vm.folder: preflight.carried(folder, row, namespace) for row in rows if row.verdict != "blocked"}
     for item in items.values():
-        target.claims |= {live.key_of(claim)[1:]: claim for claim in item.claims}
+        target.claims |= {live.key_of(each)[1:]: each for each in (*item.claims, *item.volumes)}
     return items, preflight.problems(folder, items.values(), target, made) if ask else {}
 
 
@@ -230,10 +230,11 @@ class _Run:
                 yield Outcome(row.vm.folder, disk.name, problem=Blocked(reason))
             else:
                 left.append((disk, method))
-        pulled = [(disk, method, None) for disk, method in left if not method.OPENS]
-        read = [(disk, method) for disk, method in left if method.OPENS]
+        source = sources.source(row.vm.kind)
+        read = [(disk, method) for disk, method in left if method.OPENS is not False and hasattr(source, "hold")]
+        pulled = [(disk, method, None) for disk, method in left if (disk, method) not in read]
         if read:
-            with sources.source(row.vm.kind).hold(row.vm) as check:
+            with source.hold(row.vm) as check:
                 yield from self._together(row.vm, [(disk, method, check) for disk, method in read] + pulled, disks)
         else:
             yield from self._together(row.vm, pulled, disks)
@@ -302,7 +303,7 @@ class _Run:
                 raise Unfinished("interrupted; run again")
             self.progress(disk, phase, count)
 
-        if check is None:
+        if check is None or (method.OPENS is None and not sources.readable(vm, disk)):
             step = self.journal.step(vm.folder, disk.name, self.target.name, "")
             evidence = method.move(None, disk, self.target, step, told)
         else:

@@ -48,15 +48,20 @@ def wants(translation: Translation) -> Wants:
 
 @dataclass(slots=True)
 class Collisions:
-    """What the VMs that were planned so far have taken: claims by namespace and name, shared ones by name alone."""
+    """What the VMs that were planned so far have taken: claims by namespace and name, shared ones by name alone.
+
+    `luns` are the volumes of LUNs with the claims that have them.
+    """
 
     claims: dict[tuple[str, str], Taken] = field(default_factory=dict)
     macs: dict[str, VM] = field(default_factory=dict)
+    luns: dict[str, tuple[VM, str]] = field(default_factory=dict)
 
     def of(self, vm: VM, wanted: Wants) -> Iterator[Collision]:
         """What is taken already of what this VM needs; the rest is its own from now on."""
         for claim in wanted.claims:
             yield from self._claim(vm, claim, wanted.sizes.get(claim["metadata"]["name"]))
+            yield from self._lun(vm, claim)
         for nic in wanted.nics:
             yield from self._mac(vm, nic)
 
@@ -81,6 +86,13 @@ class Collisions:
             because = f"The disk has the path of one of {other} on {first.vm.host}, so both get one claim and one copy."
             yield Collision("claim/two-hosts", "warning", because, ONE_STORAGE, path)
 
+    def _lun(self, vm: VM, claim: dict[str, Any]) -> Iterator[Collision]:
+        name, volume = claim["metadata"]["name"], claim["spec"].get("volumeName")
+        first, taken = self.luns.setdefault(volume, (vm, name)) if volume else (vm, name)
+        if taken != name:
+            because = f"The LUN is handed over to {first.folder} already, and one volume goes to one claim."
+            yield Collision("claim/lun-taken", "blocker", because, ONE_LUN, f"PersistentVolumeClaim[{name}]")
+
     def _mac(self, vm: VM, nic: dict[str, Any]) -> Iterator[Collision]:
         mac = str(nic.get("macAddress", "")).lower()
         first = self.macs.setdefault(mac, vm) if mac else vm
@@ -99,5 +111,6 @@ def is_shared(claim: dict[str, Any]) -> bool:
 RENAME = "Rename one of the two VMs at its source and collect again, or plan them into different namespaces."
 ONE_NAMESPACE = "Give the VMs that share a disk one namespace in the site file."
 EQUAL = "Find out which of the two is right, collect both again and plan again."
+ONE_LUN = "Mark the LUN as shareable at the source if both VMs use it; else correct `luns` in the site file."
 ONE_STORAGE = "Check that both hosts have the same shared storage there; if not, plan the two VMs apart."
 ONE_MAC = "Leave it if they are on different networks; otherwise give one of the two another address."

@@ -46,6 +46,14 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
+class Lun:
+    """How nodes reach a LUN: the `source` of a PersistentVolume, and the nodes that do, none for all."""
+
+    source: dict[str, Any]
+    nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Named:
     """An object of the cluster: an instance type or a preference, of the cluster or of the VM's namespace."""
 
@@ -84,6 +92,7 @@ class Site:
     networks: tuple[dict[str, Network], ...] = ()
     host_devices: tuple[dict[str, str], ...] = ()
     filesystems: tuple[dict[str, str], ...] = ()
+    luns: tuple[dict[str, Lun], ...] = ()
     cpu_models: tuple[dict[str, str], ...] = ()
     instancetypes: tuple[dict[str, Named | None], ...] = ()
     preferences: tuple[dict[str, Named | None], ...] = ()
@@ -137,6 +146,10 @@ class Site:
     def filesystem(self, folder: str) -> str | None:
         """The claim that holds the files of a folder of the host, or None."""
         return _chosen(self.filesystems, [("folder", {"": folder})], "folder:")
+
+    def lun(self, path: str) -> Lun | None:
+        """How nodes reach the LUN that the source has at a path, or None where it is to be copied."""
+        return _chosen(self.luns, [("disk", {"": path})], "disk:")
 
     def cpu_model(self, name: str) -> str | None:
         """The cluster's CPU model (or `host-model`, `host-passthrough`) for one of the source, or None."""

@@ -184,9 +184,9 @@ class Gain:
 class Translation:
     """One VM after translation: its ledger, what no leaf caused, and the Kubernetes objects made of it.
 
-    `manifest` and `claims` are plain data; `disks` are rows of the plan, one for each disk that needs a claim.
-    `source` and `live` are the domain's XML without its secrets; `wave` says when it is the VM's turn, 0 first.
-    `internal` says that a rule broke a law.
+    `manifest`, `claims` and `volumes` (of LUNs, bound to claims) are plain data; `disks` are rows of the plan, one for
+    each disk that needs a claim. `source` and `live` are the domain's XML without its secrets; `wave` says when it is
+    the VM's turn, 0 first. `internal` says that a rule broke a law.
     """
 
     vm: VM
@@ -195,6 +195,7 @@ class Translation:
     gains: list[Gain] = field(default_factory=list)
     manifest: dict[str, Any] = field(default_factory=dict)
     claims: list[dict[str, Any]] = field(default_factory=list)
+    volumes: list[dict[str, Any]] = field(default_factory=list)
     disks: list[PlannedDisk] = field(default_factory=list)
     source: bytes = b""
     live: bytes = b""
@@ -216,7 +217,7 @@ class Translation:
 class PlannedDisk:
     """A disk and the claim it goes to; the first of `methods` that serves fills it, `unfit` says why none does.
 
-    `bytes` is the virtual size, `size` what the claim asks for.
+    `bytes` is the virtual size, `size` what the claim asks for. `volume` is that of a LUN which is handed over.
     """
 
     name: str
@@ -231,6 +232,7 @@ class PlannedDisk:
     chain: list[Image] = field(default_factory=list)
     allowed: list[str] = field(default_factory=list)
     unfit: str | None = None
+    volume: str | None = None
 
 
 @dataclass(slots=True)

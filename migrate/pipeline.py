@@ -39,12 +39,13 @@ from migrate.selection import Selection
 from migrate.site import Site
 from migrate.sources import _domain as domains
 from migrate.spread import spread
-from migrate.target import admission, fits, manifests
+from migrate.target import admission, fits, luns, manifests
 from migrate.target.cluster import Cluster
 from migrate.target.quantity import to_bytes
 from migrate.target.vocabulary import Target, strict
 
 CLAIM = re.compile(r"volumes\[([^\]]*)\]\.(?:ephemeral\.)?persistentVolumeClaim\.claimName")
+LUN = "lun"  # the method that binds claims to LUNs
 DISK = re.compile(r"devices\.disk\[(\d+)\]")
 
 
@@ -133,6 +134,7 @@ def translate(vm: VM, rules: Rules, target: Target, site: Site, today: date = da
     translation.manifest = objects.get("VirtualMachine", [{}])[0]
     translation.claims = objects.get("PersistentVolumeClaim", [])
     translation.disks = list(_disks(vm, book, site))
+    translation.volumes = list(_volumes(translation, site))
     translation.findings += labelled
     translation.findings += _refused(vm, book, translation, target)
     translation.findings += _unfit(vm, translation)
@@ -211,11 +213,12 @@ def _disks(vm: VM, book: ledger.Ledger, site: Site) -> Iterator[PlannedDisk]:
 
 def _planned(vm: VM, disk: Disk, name: str, claim: str, book: ledger.Ledger, site: Site) -> PlannedDisk:
     size = book.writes.get(f"PersistentVolumeClaim[{name}].spec.resources.requests.storage")
+    volume = book.writes.get(f"PersistentVolumeClaim[{name}].spec.volumeName")
     return PlannedDisk(
         name=name,
         namespace=site.namespace,
         claim=claim,
-        methods=site.methods,
+        methods=[LUN, *site.methods] if volume else site.methods,
         path=disk.path,
         format=disk.format,
         bytes=disk.capacity,
@@ -223,7 +226,16 @@ def _planned(vm: VM, disk: Disk, name: str, claim: str, book: ledger.Ledger, sit
         size=to_bytes(size.value) if size else None,
         chain=disk.chain,
         allowed=sorted({*vm.pool_paths, *site.images}),
+        volume=volume.value if volume else None,
     )
+
+
+def _volumes(translation: Translation, site: Site) -> Iterator[dict[str, Any]]:
+    """The volumes of the LUNs that are handed over."""
+    claims = {claim["metadata"]["name"]: claim for claim in translation.claims}
+    for disk in translation.disks:
+        if disk.volume and (lun := site.lun(disk.path or "")):
+            yield luns.volume(lun, claims[disk.claim])
 
 
 def leafless(vm: VM, name: str, severity: Severity, because: str, remedy: str, target: str | None = None) -> Finding:
@@ -394,7 +406,7 @@ def _misfits(translation: Translation, cluster: Cluster, target: Target, used: f
 
 def _asked(translation: Translation, ask: Callable[[dict[str, Any]], str | None]) -> Iterator[Finding]:
     """What the API server says against the claims and the VM."""
-    for manifest in (*translation.claims, translation.manifest):
+    for manifest in (*translation.volumes, *translation.claims, translation.manifest):
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         if message := ask(manifest):
             because = f"The API server refuses the {kind} {name}: {message.rstrip('.')}."

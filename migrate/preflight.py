@@ -16,7 +16,7 @@ from migrate.target import cluster as clusters
 from migrate.target.live import ClusterTarget, Object, key_of
 from migrate.target.vocabulary import Target, strict
 
-VM, CLAIM = "VirtualMachine", "PersistentVolumeClaim"
+VM, CLAIM, VOLUME = "VirtualMachine", "PersistentVolumeClaim", "PersistentVolume"
 FILES = ("claims.yaml", "vm.yaml")
 
 
@@ -38,16 +38,22 @@ class Carried:
         return [item for item in self.objects if item["kind"] == CLAIM]
 
     @property
+    def volumes(self) -> list[Object]:
+        """The manifests of the volumes of LUNs."""
+        return [item for item in self.objects if item["kind"] == VOLUME]
+
+    @property
     def others(self) -> list[Object]:
-        """What is made of a manifest alone: all but the VM and the claims of disks."""
-        filled = {(disk.namespace, disk.claim) for disk in self.row.disks}
-        return [item for item in self.objects[:-1] if item["kind"] != CLAIM or key_of(item)[1:] not in filled]
+        """What is made of a manifest alone: all but the VM and the claims of disks with their volumes."""
+        filled = {(CLAIM, disk.namespace, disk.claim) for disk in self.row.disks}
+        filled |= {(VOLUME, "", disk.volume) for disk in self.row.disks}
+        return [item for item in self.objects[:-1] if key_of(item) not in filled]
 
 
 def carried(folder: Path, row: Planned, namespace: str | None) -> Carried:
     """A VM's manifests as they stand, in another `namespace` where one is given; Refused where one is none."""
     own = [item for name in FILES for item in _read(folder / row.vm.folder / name)]
-    names = {disk.claim for disk in row.disks}
+    names = {disk.claim for disk in row.disks} | {disk.volume for disk in row.disks}
     shared = [item for item in _read(folder / FILES[0]) if item["metadata"]["name"] in names]
     machines = [item for item in own if item["kind"] == VM]
     if len(machines) != 1:
@@ -55,7 +61,8 @@ def carried(folder: Path, row: Planned, namespace: str | None) -> Carried:
     objects = [*shared, *(item for item in own if item["kind"] != VM), *machines]
     if namespace:
         for item in objects:
-            item["metadata"]["namespace"] = namespace
+            named = item["spec"]["claimRef"] if item["kind"] == VOLUME else item["metadata"]
+            named["namespace"] = namespace
         row.disks = [replace(disk, namespace=namespace) for disk in row.disks]
     return Carried(row, objects)
 

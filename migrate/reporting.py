@@ -284,7 +284,7 @@ def write_vm(folder: Path, item: Translation | Skipped) -> Row:
     os.mkdir(place)
     blocked = row.verdict == "blocked"
     heading = BLOCKED.format(count=row.findings["blocker"]) if blocked else ""
-    claims = item.claims
+    claims = [*item.volumes, *item.claims]
     if not blocked:
         row.shared = [claim for claim in claims if is_shared(claim)]
         claims = [claim for claim in claims if not is_shared(claim)]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from migrate import transfer
-from migrate.decisions import DEFAULT, OWNER_KINDS, Named, Network, Pardon, Site, Storage, parts
+from migrate.decisions import DEFAULT, OWNER_KINDS, Lun, Named, Network, Pardon, Site, Storage, parts
 from migrate.model import Refused
 
 # What a VM can have of its own, and the rest.
@@ -22,6 +22,7 @@ VM_KEYS = (
     "networks",
     "hostDevices",
     "filesystems",
+    "luns",
     "cpuModels",
     "instancetypes",
     "preferences",
@@ -39,6 +40,13 @@ STORAGE_KINDS = ("pool", "path", DEFAULT)
 NETWORK_KINDS = ("network", "bridge", "direct", "user", "hostdev", DEFAULT)
 QUALIFIERS = ("portgroup", "vlan")
 DEVICE_KINDS = ("pci", "usb", "mdev")
+# The sources of a PersistentVolume that a LUN can be reached by, with what each has to have.
+LUN_SOURCES = {
+    "iscsi": ("targetPortal", "iqn", "lun"),
+    "fc": (),
+    "csi": ("driver", "volumeHandle"),
+    "local": ("path",),
+}
 WAIVER_KEYS = ("finding", "vm", "reason", "until")
 VOLUME_MODES = ("Filesystem", "Block")
 ACCESS_MODES = ("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod")
@@ -131,6 +139,7 @@ def _decisions(data: dict[str, Any], where: str, base: Storage, of_vm: bool = Fa
         "networks": ("networks", lambda: layer("networks", _network)),
         "hostDevices": ("host_devices", lambda: layer("hostDevices", _device)),
         "filesystems": ("filesystems", lambda: layer("filesystems", _filesystem)),
+        "luns": ("luns", lambda: layer("luns", _lun)),
         "cpuModels": ("cpu_models", lambda: layer("cpuModels", _cpu_model)),
         "instancetypes": ("instancetypes", lambda: layer("instancetypes", partial(_named, INSTANCETYPES))),
         "preferences": ("preferences", lambda: layer("preferences", partial(_named, PREFERENCES))),
@@ -238,6 +247,26 @@ def _device(key: str, value: Any, where: str) -> str:
 def _filesystem(key: str, value: Any, where: str) -> str:
     _folder(key, where)
     return _subdomain(value, f"{where}: {key}")
+
+
+def _lun(key: str, value: Any, where: str) -> Lun:
+    """One source of a PersistentVolume with all that it has to have; what else it has the API server looks at."""
+    if not re.match("/|[a-z]+://", key):
+        raise Refused(f"{where}: {key!r} is no absolute path of a device, and no address such as iscsi://HOST/IQN/1")
+    where = f"{where}: {key}"
+    data = _mapping(value, where)
+    _keys(data, (*LUN_SOURCES, "nodes"), where)
+    kinds = [kind for kind in LUN_SOURCES if kind in data]
+    if len(kinds) != 1:
+        raise Refused(f"{where}: give one of {', '.join(LUN_SOURCES)}")
+    source = _mapping(data[kinds[0]], f"{where}.{kinds[0]}")
+    for name in LUN_SOURCES[kinds[0]]:
+        if name not in source:
+            raise Refused(f"{where}.{kinds[0]}: {name} is missing")
+    nodes = tuple(_subdomain(node, f"{where}.nodes") for node in _list(data.get("nodes"), f"{where}.nodes"))
+    if "local" in data and not nodes:
+        raise Refused(f"{where}: name the `nodes` that have the device")
+    return Lun({kinds[0]: source}, nodes)
 
 
 def _cpu_model(key: str, value: Any, where: str) -> str:

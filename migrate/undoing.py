@@ -15,7 +15,7 @@ from migrate.target import live
 from migrate.target.live import ClusterTarget
 
 VM = "VirtualMachine"
-FILLED = ("PersistentVolumeClaim", "DataVolume")
+FILLED = ("PersistentVolumeClaim", "DataVolume", "PersistentVolume")
 TAKEN = "it was made anew or taken over by others"
 
 
@@ -44,11 +44,12 @@ def removals(folder: Path, cluster: ClusterTarget, select: Selection) -> list[Re
 
 
 def _sharing(rows: list[Planned]) -> dict[str, list[str]]:
-    """The VMs of each claim."""
+    """The VMs of each claim, and of each volume of a LUN."""
     found: dict[str, list[str]] = {}
     for row in rows:
         for disk in row.disks:
-            found.setdefault(disk.claim, []).append(row.vm.folder)
+            for name in filter(None, (disk.claim, disk.volume)):
+                found.setdefault(name, []).append(row.vm.folder)
     return found
 
 

@@ -25,6 +25,8 @@ def collected(
         vm["host"] = host
         vm["disks"][0]["capacity"] = 1 << 20
         vm["disks"][1]["capacity"] = size
+        for disk in vm["disks"]:
+            disk["problem"] = None
     (stock / "inventory.json").write_text(json.dumps(document))
     return stock
 

@@ -17,7 +17,7 @@ from migrate.data import data_path
 from migrate.inventory import Inventory
 from migrate.mapping import rules as all_rules
 from migrate.model import VM, Disk, Finding, LeftOut, Refused, Skipped, Translation
-from migrate.site import KEYS, VM_KEYS, Named, Network, Site
+from migrate.site import KEYS, VM_KEYS, Lun, Named, Network, Site
 from migrate.target.vocabulary import strict, target
 
 UUID = "6bb2d3d6-6f2a-4b1c-9d6e-3f9a0a4f7c11"
@@ -232,6 +232,10 @@ def test_a_claim_is_named_for_a_folder_and_not_for_those_below_it() -> None:
     assert site.filesystem("/srv/www") == "www-files"
     assert site.filesystem("/srv/data-1") == "data"
     assert site.filesystem("/srv/www/static") is None
+    site = read("luns: {/dev/sdb: {fc: {wwids: [3600]}}, 'iscsi://*/1': {local: {path: /dev/sdc}, nodes: [a]}}")
+    assert site.lun("/dev/sdb") == Lun({"fc": {"wwids": [3600]}})
+    assert site.lun("iscsi://10.0.0.1:3260/iqn/1") == Lun({"local": {"path": "/dev/sdc"}}, ("a",))
+    assert site.lun("/dev/sdb/1") is site.lun("") is None
 
 
 def test_a_cpu_model_is_replaced_and_said() -> None:
@@ -420,6 +424,12 @@ def test_without_a_day_every_waiver_has_ended() -> None:
         ("hostDevices: {pci: a}", "say which pci"),
         ("filesystems: {srv/www: a}", "no absolute path"),
         ("filesystems: {/srv/www: A}", "no name that Kubernetes takes"),
+        ("luns: {sdb: {fc: {}}}", "no absolute path"),
+        ("luns: {/dev/sdb: {}}", "give one of iscsi, fc, csi, local"),
+        ("luns: {/dev/sdb: {fc: {}, csi: {driver: a, volumeHandle: b}}}", "give one of"),
+        ("luns: {/dev/sdb: {iscsi: {targetPortal: a, iqn: b}}}", "lun is missing"),
+        ("luns: {/dev/sdb: {local: {path: /dev/sdb}}}", "name the `nodes`"),
+        ("luns: {/dev/sdb: {iscssi: {}}}", "did you mean iscsi"),
         ("cpuModels: {a: 'b c'}", "CPU model"),
         ("preferences: {'http://debian.org/debian/12': a}", "without http://"),
         ("preferences: {'debian.org/*': {kind: VirtualMachineInstancetype, name: a}}", "VirtualMachinePreference"),

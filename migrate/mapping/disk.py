@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from migrate.decisions import Lun, Storage
 from migrate.mapping.guests import Driver, judged
 from migrate.mapping.paths import Leaf, Node
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 from migrate.model import Disk, short_hash
-from migrate.site import Storage
 from migrate.target.quantity import from_bytes
 from migrate.target.vocabulary import missing
 
@@ -183,7 +183,7 @@ def claim(view: View, context: Context) -> Iterator[Sign]:
     yield write(used, "volumes.name", view.key)
     yield write(used, f"volumes.{ephemeral}persistentVolumeClaim.claimName", name)
     yield from _claim_object(view, context, used, facts, name, shared is not None)
-    yield from _remarks(view, used, kind, shared)
+    yield from _remarks(view, used, kind, shared, _lun(view, facts, context))
 
 
 def _used(leaf: Leaf, kind: str) -> bool:
@@ -199,6 +199,11 @@ def _sharing(view: View, context: Context, facts: Disk | None) -> str | None:
     return "medium" if medium else None
 
 
+def _lun(view: View, facts: Disk | None, context: Context) -> Lun | None:
+    """How nodes reach the LUN itself, None where it is copied."""
+    return context.site.lun(facts.path or "") if facts and view.text("device") == "lun" else None
+
+
 def _storage(facts: Disk | None, context: Context) -> Storage:
     return context.site.storage_of(facts) or Storage()
 
@@ -211,10 +216,12 @@ def _claim_object(
         return
     if facts.problem:
         yield flag(used, "image", facts.problem)
+    from migrate.target.luns import volume_name
     from migrate.target.sizes import claim_size
 
     storage = _storage(facts, context)
     mode = "Block" if view.text("device") == "lun" else storage.volume_mode
+    lun = _lun(view, facts, context)
     claim = "PersistentVolumeClaim"
     yield write(used, f"{claim}.metadata.name", name)
     yield write(used, f"{claim}.metadata.namespace", context.site.namespace)
@@ -224,9 +231,13 @@ def _claim_object(
     for number, access in enumerate(access_modes(shared, facts, context)):
         yield write(used, f"{claim}.spec.accessModes[{number}]", access)
     yield write(used, f"{claim}.spec.volumeMode", mode)
-    if storage.storage_class:
+    if lun:
+        yield write(used, f"{claim}.spec.storageClassName", "")
+        yield write(used, f"{claim}.spec.volumeName", volume_name(lun))
+    elif storage.storage_class:
         yield write(used, f"{claim}.spec.storageClassName", storage.storage_class)
-    yield write(used, f"{claim}.spec.resources.requests.storage", from_bytes(claim_size(facts.capacity, mode)))
+    size = facts.capacity if lun else claim_size(facts.capacity, mode)
+    yield write(used, f"{claim}.spec.resources.requests.storage", from_bytes(size))
 
 
 def access_modes(shared: bool, facts: Disk | None, context: Context) -> tuple[str, ...]:
@@ -234,15 +245,15 @@ def access_modes(shared: bool, facts: Disk | None, context: Context) -> tuple[st
     return ("ReadWriteMany",) if shared else _storage(facts, context).access_modes
 
 
-def _remarks(view: View, used: list[Leaf], kind: str, shared: str | None) -> Iterator[Sign]:
+def _remarks(view: View, used: list[Leaf], kind: str, shared: str | None, lun: Lun | None) -> Iterator[Sign]:
     device = view.text("device")
     if shared:
         yield flag(used, shared)
     if device == "lun":
-        yield flag(used, "lun")
+        yield flag(used, "handed-over" if lun else "lun")
     if device == "cdrom" and kind == "block" and HOST_DRIVE.match(view.text("source.dev")):
         yield flag(used, "host-drive")
-    if kind == "network":
+    if kind == "network" and not lun:
         yield flag(used, "network", view.text("source.protocol"))
 
 

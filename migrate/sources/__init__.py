@@ -5,13 +5,14 @@ A module has `collect`, `unread`, `unfit` and `spools`, and where its disks can 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
 
-from migrate.model import VM, Refused, Skipped
+from migrate.model import VM, PlannedDisk, Refused, Skipped
 from migrate.selection import Selection
 
 
@@ -26,6 +27,11 @@ def source(kind: str) -> ModuleType:
     if kind not in kinds():
         raise Refused(f"{kind!r} is no source; use one of {', '.join(kinds())}")
     return import_module(f"{__name__}.{kind}")
+
+
+def readable(vm: VM, disk: PlannedDisk) -> bool:
+    """Whether a disk has bytes that can be read from here."""
+    return os.path.isabs(disk.path or "") and source(vm.kind).unfit(vm, disk) is None
 
 
 def collect(kind: str, urls: Sequence[str], select: Selection, login: object = None) -> Iterator[VM | Skipped]:

@@ -87,6 +87,7 @@ def kinds() -> dict[str, type]:
         LimitRange,
         Namespace,
         Node,
+        PersistentVolume,
         PersistentVolumeClaim,
         Pod,
         ResourceQuota,
@@ -97,6 +98,7 @@ def kinds() -> dict[str, type]:
     core = {
         "nodes": Node,
         "namespaces": Namespace,
+        "persistentvolumes": PersistentVolume,
         "persistentvolumeclaims": PersistentVolumeClaim,
         "resourcequotas": ResourceQuota,
         "limitranges": LimitRange,

@@ -39,8 +39,8 @@ class ClusterTarget:
     """A cluster as a target.
 
     `worker_image` is the image of the Jobs that read claims back, None where none may run; `proxy_url` is that of CDI's
-    upload proxy where CDI does not say it. `claims` are the manifests of the plan's claims by namespace and name.
-    `patience` is how many seconds are waited for what should come at once; `pause` waits.
+    upload proxy where CDI does not say it. `claims` are the manifests of the plan's claims and volumes by namespace
+    and name. `patience` is how many seconds are waited for what should come at once; `pause` waits.
     """
 
     client: Client

@@ -1,8 +1,8 @@
 """Moves bytes: any disk as NBD, one copy engine, and one module for each method that fills a claim.
 
 The folder is the registry; `cdi_upload.py` is the method `cdi-upload`. A method has `TARGET`, the kind of target whose
-claims it fills, `OPENS`, whether it reads the source here, `unfit` and `move`, and for claims it filled `present`,
-`check`, `discard`.
+claims it fills, `OPENS`, whether it reads the source here (None: where it can), `unfit` and `move`, and for claims it
+filled `present`, `check`, `discard`.
 """
 
 from __future__ import annotations

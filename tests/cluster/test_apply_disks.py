@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cluster.double import Cluster
-from cluster.test_apply import machine, machines, names, on_cluster, planned
+from cluster.test_apply import SITE, machine, machines, names, on_cluster, planned
 from conftest import Command
-from real.host import Host, same
+from real.host import DOMAIN, Host, same
+
+from migrate.target import api
 
 __all__ = ["on_cluster", "planned"]
 
@@ -144,7 +147,7 @@ def test_images_that_cannot_be_read_or_reach_too_far_block_their_vms(
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *back, far], check=True)
     key = ["--object", "secret,id=key,data=hunter2"]
     locked = embedded.folder / "locked.qcow2"
-    options = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=100"
+    options = "encrypt.format=aes,encrypt.key-secret=key"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *key, "-o", options, locked, "8M"], check=True)
     embedded.define("far", far)
     embedded.define("locked", locked)
@@ -161,6 +164,96 @@ def test_images_that_cannot_be_read_or_reach_too_far_block_their_vms(
     assert "is encrypted" in said["locked"]
     on_cluster("apply", status=1)
     assert machines(cluster) == ["good"]
+
+
+LUN = """<disk type='block' device='lun'><driver name='qemu' type='raw'/><source dev='{}'/>
+<target dev='sda' bus='scsi'/>{}</disk>"""
+
+
+@pytest.fixture
+def lun(embedded: Host) -> Iterator[str]:
+    """A block device of the host that is not a whole number of MiB."""
+    image = embedded.image("lun.raw", "8389120", "write -P 7 1M 1M", format="raw")
+    done = subprocess.run(["losetup", "--find", "--show", image], check=True, capture_output=True, text=True)
+    yield done.stdout.strip()
+    subprocess.run(["losetup", "--detach", done.stdout.strip()], check=True)
+
+
+def luns(device: str, there: str) -> str:
+    """The site file's word on how nodes reach a LUN."""
+    return f"luns: {{{device}: {{local: {{path: {there}}}, nodes: [node1]}}}}\n"
+
+
+def volumes(cluster: Cluster) -> list[Any]:
+    """The volumes that a plan made."""
+    found = cluster.client.list(api.kinds()["persistentvolumes"])
+    return [item for item in found if item.metadata.name.startswith("lun-")]
+
+
+def test_a_lun_is_handed_over_and_not_copied(
+    lun: str, embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster, kubevirt_migrate: Command
+) -> None:
+    for name in ("one", "two"):
+        embedded.define(name, devices=LUN.format(lun, "<shareable/>"))
+    planned(more=luns(lun, lun))
+    assert "lun" in on_cluster("apply", "--dry-run=server").stdout
+    done = on_cluster("apply")
+    assert posted(cluster) == {}
+    (volume,) = volumes(cluster)
+    assert volume.spec.persistentVolumeReclaimPolicy == "Retain"
+    assert (volume.spec.local.path, volume.spec.capacity["storage"]) == (lun, "8389120")
+    (claim,) = names(cluster, "persistentvolumeclaims")
+    assert (volume.spec.claimRef.name, volume.spec.claimRef.namespace) == (claim, "vms")
+    for name in ("one", "two"):
+        (disk,) = machine(cluster, name).spec["template"]["spec"]["domain"]["devices"]["disks"]
+        assert disk["lun"] == {"bus": "scsi"}
+    assert done.stderr == ""
+    assert "verified" in on_cluster("verify").stdout
+    assert on_cluster("diff").stdout == ""
+    on_cluster("undo", "--yes")
+    assert (volumes(cluster), names(cluster, "persistentvolumeclaims")) == ([], [])
+    assert Path(lun).is_block_device()
+    with Path(lun).open("rb") as device:
+        device.seek(1 << 20)
+        assert device.read(4) == b"\7\7\7\7"
+
+
+def test_another_lun_under_the_name_is_found_and_taken_back(
+    lun: str, embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(bytes(8389120))
+    embedded.define("one", devices=LUN.format(lun, ""))
+    planned(more=luns(lun, str(other)))
+    assert "is another LUN" in on_cluster("apply", status=4).stderr
+    assert (machines(cluster), volumes(cluster), names(cluster, "persistentvolumeclaims")) == ([], [], [])
+    assert other.read_bytes() == bytes(8389120)
+
+
+def test_one_lun_goes_to_one_claim(lun: str, embedded: Host, planned: Any, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        embedded.define(name, devices=LUN.format(lun, ""))
+    planned(more=luns(lun, lun), status=1)
+    assert findings(tmp_path).count("claim/lun-taken") == 1
+
+
+def test_a_lun_that_only_nodes_reach_is_unverified(
+    lun: str, on_cluster: Command, cluster: Cluster, kubevirt_migrate: Command, tmp_path: Path
+) -> None:
+    source = "<source protocol='iscsi' name='iqn.2026-01.test:array/1'><host name='192.0.2.1' port='3260'/></source>"
+    text = LUN.format("", "").replace("type='block'", "type='network'").replace("<source dev=''/>", source)
+    (tmp_path / "one.xml").write_text(DOMAIN.format(name="one", disks=text, more=""))
+    address = "iscsi://192.0.2.1:3260/iqn.2026-01.test:array/1"
+    site = luns(f'"{address}"', lun) + 'sizes: {"one/sda": 8389120}\n'
+    (tmp_path / "site.yaml").write_text(SITE.format(mode="Block") + site)
+    kubevirt_migrate("plan", "one.xml", "--site", "site.yaml", "-d", "plan")
+    cluster.server.namespace("other")
+    assert "cannot be read from here" in on_cluster("apply", "-n", "other", status=3).stderr
+    assert volumes(cluster)[0].spec.claimRef.namespace == "other"
+    machines_there = lambda: list(cluster.client.list(api.kinds()["virtualmachines"], namespace="other"))  # noqa: E731
+    assert machines_there() == []
+    on_cluster("apply", "-n", "other", "--accept-unverified")
+    assert [item.metadata.name for item in machines_there()] == ["one"]
 
 
 def test_the_plan_shows_what_claims_ask_for(embedded: Host, planned: Any, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ PATHS = {"cdi-import": "https://images.test/vm.iso"}
 def test_a_method_says_what_it_cannot_serve(name: str):
     method = transfer.method(name)
     path = PATHS.get(name, "/images/vm.qcow2")
-    disk = PlannedDisk("vda", "default", "vm-vda", [name], path, "qcow2", 1 << 30, None, None)
+    disk = PlannedDisk("vda", "default", "vm-vda", [name], path, "qcow2", 1 << 30, None, None, volume="lun-1")
     assert method.unfit(disk, None) is None
     disk.bytes = None
     assert "size" in method.unfit(disk, None)

@@ -14,6 +14,8 @@ def classes(wanted: Wanted) -> Iterator[Misfit]:
     there = wanted.cluster.storage_classes.within()
     default = next((name for name, is_default in there.items() if is_default), None)
     for volume, claim in wanted.claims:
+        if claim["spec"].get("volumeName"):
+            continue
         path = f"PersistentVolumeClaim[{volume}].spec.storageClassName"
         name = claim["spec"].get("storageClassName") or default
         if name is None:
