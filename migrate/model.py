@@ -38,11 +38,16 @@ def short_hash(*parts: str, digits: int = 12) -> str:
 
 @dataclass(slots=True)
 class Image:
-    """One file or device of a backing chain: where it is and its format as declared, never as probed."""
+    """One file or device of a backing chain: where it is and its format as declared, never as probed.
+
+    `snapshots` and `bitmaps` are how many it holds itself.
+    """
 
     path: str
     format: str
     data_file: str | None = None
+    snapshots: int = 0
+    bitmaps: int = 0
 
 
 @dataclass(slots=True)

@@ -50,6 +50,16 @@ def remarks(vm: VM) -> Iterator[Remark]:
     if vm.snapshots:
         because = f"{len(vm.snapshots)} snapshot(s) stay behind: the claims hold the disks as they are now."
         yield Remark("snapshots", "warning", because, "Keep the source while somebody may go back to them.")
+    for disk in vm.disks:
+        held = sum(image.snapshots for image in disk.chain)
+        if held and not vm.snapshots:
+            because = f"The image of {disk.target} holds {held} snapshot(s) of its own that libvirt does not list."
+            remedy = "They stay behind: keep the image while somebody may go back to them (qemu-img snapshot -l)."
+            yield Remark("image-snapshots", "warning", because, remedy, disk.target)
+        if not vm.checkpoints and (kept := sum(image.bitmaps for image in disk.chain)):
+            because = f"The image of {disk.target} holds {kept} dirty bitmap(s), which stay behind."
+            remedy = "The next backup after the move is a full one: set it up anew in the cluster."
+            yield Remark("image-bitmaps", "note", because, remedy, disk.target)
     if vm.checkpoints:
         because = f"{len(vm.checkpoints)} checkpoint(s) stay behind, so the next backup after the move is a full one."
         yield Remark("checkpoints", "note", because, "Set up the backup of the VM anew in the cluster.")

@@ -33,7 +33,7 @@ _ALONE = ("raw", "vdi", "vhdx", "vmdk", "vpc")  # with "backing": null these rea
 _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _EXTENDED_L2 = (1 << bit for bit in range(5))
 _KNOWN = _DIRTY | _CORRUPT | _DATA_FILE | _COMPRESSION | _EXTENDED_L2
 _DATA_FILE_RAW = 1 << 1  # autoclear
-_BACKING_FORMAT, _DATA_FILE_NAME = 0xE2792ACA, 0x44415441
+_BACKING_FORMAT, _DATA_FILE_NAME, _BITMAPS = 0xE2792ACA, 0x44415441, 0x23852875
 _WRITERS = 101  # byte that a QEMU with write permission locks: RAW_LOCK_PERM_BASE + 1 (QEMU block/file-posix.c)
 
 
@@ -49,6 +49,7 @@ class Header:
     encrypted: bool
     corrupt: bool
     snapshots: int
+    bitmaps: int
 
 
 @dataclass(slots=True)
@@ -154,7 +155,8 @@ def header(path: str, files: Files = _LOCAL) -> Header:
         if not 1 <= backing_length <= 1023 or backing_at + backing_length > len(cluster):
             raise Refused(f"{path!r} has a damaged qcow2 header: its backing file name lies outside of it")
         name = _text(path, cluster[backing_at : backing_at + backing_length])
-    extensions = dict(_extensions(path, cluster, length, backing_at or len(cluster)))
+    found = dict(_extensions(path, cluster, length, backing_at or len(cluster)))
+    extensions = {kind: _text(path, found[kind]) for kind in (_BACKING_FORMAT, _DATA_FILE_NAME) if kind in found}
     if incompatible & _DATA_FILE and _DATA_FILE_NAME not in extensions:
         raise Refused(f"{path!r} keeps its data in another file and does not name it: convert it with qemu-img")
     return Header(
@@ -166,6 +168,7 @@ def header(path: str, files: Files = _LOCAL) -> Header:
         encrypted=encryption != 0,
         corrupt=bool(incompatible & _CORRUPT),
         snapshots=struct.unpack(">I", start[60:64])[0],
+        bitmaps=int.from_bytes(found.get(_BITMAPS, b"")[:4], "big"),
     )
 
 
@@ -198,6 +201,7 @@ def chain(path: str, format: str | None, allowed: list[str], files: Files = _LOC
             return images
         head = header(image.path, files)
         _readable(named, head)
+        image.snapshots, image.bitmaps = head.snapshots, head.bitmaps
         if head.data_file is not None:
             image.data_file = files.real(_reached(named, head.data_file, own, folders, files))
             files.entry(image.data_file)
@@ -340,16 +344,15 @@ def _text(path: str, raw: bytes) -> str:
     return text
 
 
-def _extensions(path: str, cluster: bytes, start: int, end: int) -> Iterator[tuple[int, str]]:
-    """The header extensions that hold a name; they lie between the header and the backing file name."""
+def _extensions(path: str, cluster: bytes, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """The header extensions; they lie between the header and the backing file name."""
     while start + 8 <= end:
         kind, length = struct.unpack(">II", cluster[start : start + 8])
         if kind == 0:
             return
         if length > end - start - 8:
             raise Refused(f"{path!r} has a damaged qcow2 header: an extension runs out of it")
-        if kind in (_BACKING_FORMAT, _DATA_FILE_NAME):
-            yield kind, _text(path, cluster[start + 8 : start + 8 + length])
+        yield kind, cluster[start + 8 : start + 8 + length]
         start += 8 + -(-length // 8) * 8
 
 

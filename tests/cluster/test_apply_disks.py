@@ -128,6 +128,7 @@ def test_images_arrive_as_their_guests_see_them(
     for name, image in images.items():
         embedded.define(name, image)
     planned()
+    assert {"state/image-snapshots", "state/image-bitmaps"} <= set(findings(tmp_path))
     kubevirt_migrate("apply", "plan", "--directory", "out")
     on_cluster("apply")
     assert machines(cluster) == sorted(images)

@@ -77,6 +77,9 @@ def test_header_says_what_qemu_img_wrote(tmp_path: Path):
         assert (found.encrypted, found.corrupt, found.data_file, found.snapshots) == (False, False, None, 0)
     qemu_img("snapshot", "-c", "one", tmp_path / "top.qcow2")
     assert _bytes.header(str(tmp_path / "top.qcow2")).snapshots == 1
+    for name in ("one", "two"):
+        qemu_img("bitmap", "--add", tmp_path / "top.qcow2", name)
+    assert _bytes.header(str(tmp_path / "top.qcow2")).bitmaps == 2
 
 
 def test_chain_is_flattened_as_the_guest_sees_it(tmp_path: Path):
