@@ -73,12 +73,13 @@ class Ledger:
 def imply(document: Document, rules: Rules) -> None:
     """Adds what libvirt takes for granted: the leaves that the document leaves out, marked implied."""
     by_path, nodes = document.by_path, document.nodes
-    for row in rules.implied:
-        for node in nodes.get(row.each, ()) if row.each else (document.root,):
-            prefix = node.path + "." if node.path else ""
-            path = prefix + row.leaf
-            if path not in by_path and _fits(row, prefix, by_path):
-                document.add(Leaf(path, row.pattern, row.value, node, implied=True))
+    for each, rows in rules.implied.items():
+        for node in nodes.get(each, ()) if each else (document.root,):
+            prefix = node.prefix
+            for row in rows:
+                path = prefix + row.leaf
+                if path not in by_path and _fits(row, prefix, by_path):
+                    document.add(Leaf(path, row.pattern, row.value, node, implied=True))
 
 
 def _fits(row: Implied, prefix: str, by_path: dict[str, Leaf]) -> bool:
@@ -118,14 +119,18 @@ def run(document: Document, rules: Rules, context: Context) -> Ledger:
 
 
 def _owner(leaf: Leaf, document: Document, rules: Rules, holds: Holds) -> tuple[Rule, Node]:
-    trail = leaf.node.trail
+    node = leaf.node
+    parents = node.parents
     for rule in rules.owners(leaf.pattern):
         depth = rule.depth
-        if depth > len(trail):
+        if depth <= len(parents):
+            place = parents[depth - 1] if depth else document.root
+        elif depth == len(parents) + 1 and node is not document.root:
+            place = node
+        else:
             continue
-        node = trail[depth - 1] if depth else document.root
-        if not rule.where or _holds(rule, node, document, holds):
-            return rule, node
+        if not rule.where or _holds(rule, place, document, holds):
+            return rule, place
     raise LookupError(f"no rule owns {leaf.pattern}: the rule `{UNKNOWN}` is missing")
 
 
@@ -133,11 +138,10 @@ def _holds(rule: Rule, node: Node, document: Document, known: Holds) -> bool:
     key = (rule, node)
     found = known.get(key)
     if found is None:
-        prefix = node.path + "." if node.path else ""
         by_path = document.by_path
         found = True
         for name, values in rule.where:
-            leaf = by_path.get(name[1:] if name[0] == "/" else prefix + name)
+            leaf = by_path.get(name[1:] if name[0] == "/" else node.prefix + name)
             if leaf is None or leaf.value not in values:
                 found = False
                 break
@@ -456,8 +460,7 @@ def _values(node: Node, entries: list[Entry]) -> str:
     said = [entry for entry in entries if not entry.implied] or entries
     if len(said) == 1:
         return said[0].value
-    prefix = node.path + "." if node.path else ""
-    return ", ".join(f"{entry.path.removeprefix(prefix)}={entry.value}" for entry in said)
+    return ", ".join(f"{entry.path.removeprefix(node.prefix)}={entry.value}" for entry in said)
 
 
 def _because(row: Row, detail: str | None) -> str:

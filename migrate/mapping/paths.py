@@ -34,9 +34,9 @@ PREFIXES = {
 
 
 class Node:
-    """One element of the document. `trail` holds its ancestors from the first level down, itself last."""
+    """One element of the document. `parents` are its ancestors from the first level down."""
 
-    __slots__ = ("element", "index", "order", "path", "pattern", "tag", "trail")
+    __slots__ = ("element", "index", "order", "parents", "path", "pattern", "prefix", "tag")
 
     def __init__(
         self,
@@ -51,10 +51,16 @@ class Node:
         self.element = element
         self.path = path
         self.pattern = pattern
+        self.prefix = path + "." if path else ""
         self.tag = tag
         self.index = index
         self.order = order
-        self.trail: tuple[Node, ...] = (*parents, self) if pattern else ()
+        self.parents = parents
+
+    @property
+    def trail(self) -> tuple[Node, ...]:
+        """The ancestors, and the element itself last; nothing for the domain."""
+        return (*self.parents, self) if self.pattern else ()
 
 
 class Leaf:
@@ -99,7 +105,11 @@ class Document:
     def index(self, leaf: Leaf) -> None:
         """Makes a leaf known by path and pattern; of an attribute and a child of one name the first keeps the path."""
         self.by_path.setdefault(leaf.path, leaf)
-        self.by_pattern.setdefault(leaf.pattern, []).append(leaf)
+        same = self.by_pattern.get(leaf.pattern)
+        if same is None:
+            self.by_pattern[leaf.pattern] = [leaf]
+        else:
+            same.append(leaf)
 
     def text(self, path: str, otherwise: str = "") -> str:
         """The value at an indexed path."""
@@ -215,42 +225,48 @@ def _shape(repeats: frozenset[str], single: frozenset[str]) -> Shape:
 
 
 def _walk(element: etree._Element, node: Node, document: Document, shape: Shape) -> None:
-    prefix = node.path + "." if node.path else ""
-    leaves = document.leaves
-    attributes = element.items()
+    prefix, leaves, nodes = node.prefix, document.leaves, document.nodes
+    attributes, children = element.items(), element[:]
     for tag, value in attributes:
         name, pattern = shape.attributes.get(tag) or shape.attribute(tag)
         leaves.append(Leaf(prefix + name, pattern, value, node, tag))
     text = element.text or ""
-    children = [(child, *(shape.children.get(child.tag) or shape.child(child.tag))) for child in element]
-    several = _several(children) if len(children) > 1 else ()
-    counts: dict[str, int] = {}
-    for child, below, indexed in children:
-        name, index, path = below.name, 0, prefix + below.name
-        if indexed or name in several:
-            index = counts.get(name, 0)
-            counts[name] = index + 1
-            path = f"{path}[{index}]" if index or not below.again else path
-            below = below.again or below if index else below
-        inner = Node(child, path, below.pattern, name, index, len(leaves) + 1, node.trail)
-        document.nodes.setdefault(below.pattern, []).append(inner)
-        if below.known:
-            _walk(child, inner, document, below)
-        else:
-            leaves.append(Leaf(path, below.pattern, etree.tostring(child, encoding="unicode", with_tail=False), inner))
-        tail = child.tail
-        if tail and not tail.isspace():
-            text += tail
+    if children:
+        known = [shape.children.get(child.tag) or shape.child(child.tag) for child in children]
+        several = _several(known) if len(known) > 1 else ()
+        counts: dict[str, int] = {}
+        trail = node.trail
+        for child, (below, indexed) in zip(children, known, strict=True):
+            name, index, path = below.name, 0, prefix + below.name
+            if indexed or name in several:
+                index = counts.get(name, 0)
+                counts[name] = index + 1
+                path = f"{path}[{index}]" if index or not below.again else path
+                below = below.again or below if index else below
+            inner = Node(child, path, below.pattern, name, index, len(leaves) + 1, trail)
+            same = nodes.get(below.pattern)
+            if same is None:
+                nodes[below.pattern] = [inner]
+            else:
+                same.append(inner)
+            if below.known:
+                _walk(child, inner, document, below)
+            else:
+                whole = etree.tostring(child, encoding="unicode", with_tail=False)
+                leaves.append(Leaf(path, below.pattern, whole, inner))
+            tail = child.tail
+            if tail and not tail.isspace():
+                text += tail
     text = text.strip()
     if text or not (children or attributes):
         leaves.append(Leaf(node.path, node.pattern, text, node))
 
 
-def _several(children: list[tuple[etree._Element, Shape, bool]]) -> set[str]:
+def _several(children: list[tuple[Shape, bool]]) -> set[str]:
     """The names that more than one of the elements has."""
     once: set[str] = set()
     several: set[str] = set()
-    for _, shape, _ in children:
+    for shape, _ in children:
         (several if shape.name in once else once).add(shape.name)
     return several
 

@@ -131,7 +131,7 @@ class Rules:
 
     rules: dict[str, Rule]
     gates: dict[str, list[Rule]]
-    implied: list[Implied]
+    implied: dict[str, list[Implied]]
     gains: list[GainRule]
     _trie: dict[str, Any] = field(default_factory=dict)
     _owners: dict[str, tuple[Rule, ...]] = field(default_factory=dict)
@@ -458,15 +458,16 @@ def _function(name: str, place: str) -> Callable[..., Any]:
         raise Refused(f"{place}: call {name} cannot be loaded: {error}") from None
 
 
-def _implied(path: Path) -> list[Implied]:
+def _implied(path: Path) -> dict[str, list[Implied]]:
     rows = _list(read_yaml(path)["implied"], f"{path}")
-    result = []
+    result: dict[str, list[Implied]] = {}
     for row in rows:
         _strict(row, ("each", "leaf", "value", "where"), f"{path}: {row.get('leaf')}")
         where = _strict_mapping(row.get("where", {}), f"{path}")
         each, leaf = row.get("each", ""), row["leaf"]
         known = tuple((name, _texts(values, f"{path}")) for name, values in where.items())
-        result.append(Implied(each, leaf, f"{each}.{leaf}" if each else leaf, row["value"], known))
+        implied = Implied(each, leaf, f"{each}.{leaf}" if each else leaf, row["value"], known)
+        result.setdefault(each, []).append(implied)
     return result
 
 

@@ -127,7 +127,7 @@ class View:
         self.node = node
         self.owned = owned
         self._document = document
-        self._prefix = node.path + "." if node.path else ""
+        self._prefix = node.prefix
         self._allowed = allowed
         self._key = key
 
