@@ -22,7 +22,6 @@ from migrate.mapping.paths import Document, parse, printable, redact
 from migrate.mapping.rules import Rules
 from migrate.mapping.signs import Context
 from migrate.model import (
-    REDACTED,
     VM,
     Disk,
     Finding,
@@ -173,9 +172,8 @@ def _without_secrets(document: Document, book: ledger.Ledger) -> bytes:
     """The domain XML as an inventory holds it: every value that the ledger does not show is redacted."""
     from lxml import etree
 
-    for leaf, entry in zip(document.leaves, book.entries, strict=True):
-        if entry.value == REDACTED and not leaf.implied:
-            redact(leaf)
+    for leaf in book.secrets:
+        redact(leaf)
     return etree.tostring(document.root.element, encoding="utf-8", xml_declaration=False) + b"\n"
 
 
@@ -268,10 +266,12 @@ def _unfit(vm: VM, translation: Translation) -> Iterator[Finding]:
     What the findings about the state say is not said again.
     """
     said: set[str] = set()
+    at_rest = state.at_rest(vm)
     for disk in translation.disks:
         unread = sources.source(vm.kind).unfit
-        _, disk.unfit = transfer.chosen(disk, None, unread(vm, disk))
-        _, reason = transfer.chosen(disk, None, unread(state.at_rest(vm), disk))
+        now, later = unread(vm, disk), unread(at_rest, disk)
+        _, disk.unfit = transfer.chosen(disk, None, now)
+        reason = disk.unfit if now == later else transfer.chosen(disk, None, later)[1]
         if reason and reason not in said:
             said.add(reason)
             severity: Severity = "warning" if vm.state == "unknown" else "blocker"

@@ -103,7 +103,7 @@ def item(view: View, context: Context) -> Iterator[Sign]:
         yield flag(view.owned, "no-target")
     elif sum(leaf.value == dev for leaf in view.every("/devices.disk.target.dev")) > 1:
         yield flag(view.owned, "twice")
-    elif _out_of_order(view.node, context):
+    elif view.node in context.once(_out_of_order):
         yield flag(view.owned, "order")
     if view.text("device") not in ("disk", "cdrom", "lun"):
         yield flag(view.owned, "device")
@@ -143,13 +143,14 @@ def _place(dev: str) -> tuple[int, str]:
     return (len(letters[1]), letters[1]) if letters else (0, "")
 
 
-def _out_of_order(node: Node, context: Context) -> bool:
-    """Whether libvirt gives a virtio disk another place among the virtio disks, none of which has an address."""
+def _out_of_order(context: Context) -> set[Node]:
+    """The virtio disks to which libvirt gives another place among them, where none of them has an address."""
     text = context.document.text
-    virtio = [disk for disk in ordered(context) if text(f"{disk.path}.target.bus") == "virtio"]
-    if node not in virtio or any(text(f"{disk.path}.address.type") for disk in virtio):
-        return False
-    return sorted(virtio, key=lambda disk: disk.index).index(node) != virtio.index(node)
+    virtio = [disk for disk in context.once(ordered) if text(f"{disk.path}.target.bus") == "virtio"]
+    if len(virtio) < 2 or any(text(f"{disk.path}.address.type") for disk in virtio):
+        return set()
+    written = sorted(virtio, key=lambda disk: disk.index)
+    return {disk for disk, other in zip(virtio, written, strict=True) if disk is not other}
 
 
 def _has_scsi_controller(view: View) -> bool:

@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from operator import itemgetter
 from typing import Any
 
@@ -29,18 +29,26 @@ class Broken(Exception):
 
 @dataclass(slots=True)
 class Write:
-    """One value at one target path, by which rule, from which leaves, at which place of the source order."""
+    """One value at one target path, by which rule, at which place of the source order, from the leaves of `entries`."""
 
     path: str
     value: Any
     rule: str
     order: int
-    leaves: tuple[str, ...] = ()
+    entries: list[Entry] = field(default_factory=list)
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        """The paths of the leaves that the value comes from."""
+        return tuple(entry.path for entry in self.entries)
 
 
 @dataclass(slots=True)
 class Ledger:
-    """Everything that became of one document: an entry for each leaf, the writes, and what no leaf caused."""
+    """Everything that became of one document: an entry for each leaf, the writes, and what no leaf caused.
+
+    `secrets` are the leaves whose value is shown nowhere.
+    """
 
     entries: list[Entry] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -48,6 +56,7 @@ class Ledger:
     writes: dict[str, Write] = field(default_factory=dict)
     internal: bool = False
     rows: list[tuple[Rule, Row]] = field(default_factory=list)
+    secrets: list[Leaf] = field(default_factory=list)
 
     @property
     def reached(self) -> set[str]:
@@ -121,11 +130,12 @@ def run(document: Document, rules: Rules, context: Context) -> Ledger:
 def _owner(leaf: Leaf, document: Document, rules: Rules, holds: Holds) -> tuple[Rule, Node]:
     node = leaf.node
     parents = node.parents
-    for rule in rules.owners(leaf.pattern):
+    above = len(parents)
+    for rule in rules.known.get(leaf.pattern) or rules.owners(leaf.pattern):
         depth = rule.depth
-        if depth <= len(parents):
+        if depth <= above:
             place = parents[depth - 1] if depth else document.root
-        elif depth == len(parents) + 1 and node is not document.root:
+        elif depth == above + 1 and node is not document.root:
             place = node
         else:
             continue
@@ -163,6 +173,7 @@ class _Run:
         self.rules = rules
         self.context = context
         self.target = context.target
+        self.places = _places(context.target)
         self.ledger = Ledger()
         self.entries: dict[Leaf, Entry] = {}
         self.settled: set[int] = set()
@@ -178,16 +189,20 @@ class _Run:
         shut: dict[Node, list[Entry]] = {}
         groups: dict[tuple[Rule, Node], list[Leaf]] = {}
         document, rules, holds, entries = self.document, self.rules, self.holds, self.entries
+        spoken = self.ledger.rows
         for leaf in document.leaves:
             owner, node = _owner(leaf, document, rules, holds)
-            value = REDACTED if _secret(leaf, owner) else leaf.value
-            inside = next((above for above in leaf.node.trail if above in gated), None) if gated else None
-            if inside:
+            value = leaf.value
+            row = owner.quiet(value)
+            if (owner.secret or ":" in leaf.pattern) and _secret(leaf, owner):
+                value = REDACTED
+                self.ledger.secrets.append(leaf)
+            if gated and (inside := next((above for above in leaf.node.trail if above in gated), None)):
                 entry = entries[leaf] = Entry(leaf.path, value, gated[inside][0].id, "flag", {}, None, [], leaf.implied)
                 shut.setdefault(inside, []).append(entry)
-            elif row := owner.quiet(leaf.value):
+            elif row is not None:
                 entries[leaf] = Entry(leaf.path, value, owner.id, row.word, {}, row.said, [], leaf.implied)
-                self.ledger.rows.append((owner, row))
+                spoken.append((owner, row))
             else:
                 entries[leaf] = Entry(leaf.path, value, owner.id, "flag", {}, None, [], leaf.implied)
                 group = groups.get((owner, node))
@@ -237,7 +252,7 @@ class _Run:
     def _apply(self, rule: Rule, node: Node, leaves: list[Leaf]) -> None:
         before = len(self.ledger.writes)
         try:
-            if rule.form == "call":
+            if rule.function:
                 self._call(rule, node, leaves)
             else:
                 for leaf in leaves:
@@ -250,19 +265,19 @@ class _Run:
     def _call(self, rule: Rule, node: Node, leaves: list[Leaf]) -> None:
         assert rule.function
         view = View(node, leaves, self.document, rule.allowed, lambda: self.key(rule, node))
-        owned = set(leaves)
-        signed: set[Leaf] = set()
+        left = set(leaves)
+        entries = {leaf: self.entries[leaf] for leaf in leaves}
         for sign in rule.function(view, self.context):
-            if not owned.issuperset(sign.leaves):
-                stranger = next(leaf for leaf in sign.leaves if leaf not in owned)
-                raise Broken(f"signs {stranger.path}, which it does not own")
-            signed.update(sign.leaves)
-            self._take(rule, node, sign)
-        if len(signed) < len(owned):
-            raise Broken(f"says nothing of {next(leaf.path for leaf in leaves if leaf not in signed)}")
+            try:
+                signed = [entries[leaf] for leaf in sign.leaves]
+            except KeyError as stranger:
+                raise Broken(f"signs {stranger.args[0].path}, which it does not own") from None
+            left.difference_update(sign.leaves)
+            self._take(rule, node, sign, signed)
+        if left:
+            raise Broken(f"says nothing of {next(leaf.path for leaf in leaves if leaf in left)}")
 
-    def _take(self, rule: Rule, node: Node, sign: Sign) -> None:
-        entries = [self.entries[leaf] for leaf in sign.leaves]
+    def _take(self, rule: Rule, node: Node, sign: Sign, entries: list[Entry]) -> None:
         if sign.word == "write":
             self._write(rule, node, sign.path, sign.value, entries, sign.because)
         elif sign.word == "flag":
@@ -299,7 +314,7 @@ class _Run:
         entry.fate, entry.because = word, because
 
     def _write(self, rule: Rule, node: Node, path: str, value: Any, entries: list[Entry], because: str | None) -> None:
-        place = _place(path, self.target)
+        place = self.places.get(path) or self._place(path)
         pattern = place.pattern
         if pattern not in rule.writes:
             raise Broken(f"writes {pattern}, which its `writes` do not have")
@@ -312,12 +327,14 @@ class _Run:
             return
         if full in self.ledger.writes:
             raise Broken(f"writes {full}, which rule {self.ledger.writes[full].rule} wrote")
-        self.ledger.writes[full] = Write(full, value, rule.id, node.order, tuple([entry.path for entry in entries]))
+        self.ledger.writes[full] = Write(full, value, rule.id, node.order, entries)
+        settled, flagged = self.settled, self.flagged
         for entry in entries:
-            if id(entry) in self.settled:
+            mark = id(entry)
+            if mark in settled:
                 raise Broken(f"says two things of {entry.path}")
             entry.writes[full] = value
-            if id(entry) not in self.flagged:
+            if mark not in flagged:
                 entry.fate = "write"
             entry.because = entry.because or because
 
@@ -351,9 +368,15 @@ class _Run:
     def _meant(self, rule: Rule, node: Node) -> str | None:
         """Where the rule writes when it writes; None where that depends on more than the element."""
         try:
-            return self._full(rule, node, _place(rule.writes[0], self.target)) if len(rule.writes) == 1 else None
+            return self._full(rule, node, self._place(rule.writes[0])) if len(rule.writes) == 1 else None
         except Broken:
             return None
+
+    def _place(self, path: str) -> Place:
+        found = _place(path, self.target)
+        if "[" not in path:  # names from sources stand in brackets, and these are without number
+            self.places[path] = found
+        return found
 
     def _device(self, rule: Rule, node: Node, entry: Entry) -> str:
         """What names the element on the source whatever its position: its identity leaf, else all that it says."""
@@ -420,9 +443,9 @@ class _Run:
 
     def _gains(self) -> None:
         """What KubeVirt adds: said, and written where the manifest needs it."""
-        nodes = self.document.nodes
+        nodes = self.document.nodes.keys()
         for gain in self.rules.gains:
-            if not (nodes.keys().isdisjoint(gain.unless) and self._applies(gain)):
+            if (gain.unless and not nodes.isdisjoint(gain.unless)) or (gain.where and not self._applies(gain)):
                 continue
             value: Any = gain.value
             if gain.function:
@@ -432,7 +455,8 @@ class _Run:
             elif gain.write:
                 value = _cast(self.target, _pattern(gain.path), gain.value)
             if gain.write:
-                if gain.path in self.ledger.writes or missing(gain.path, value, self.target):
+                place = self.places.get(gain.path) or self._place(gain.path)
+                if gain.path in self.ledger.writes or (place.needs and missing(gain.path, value, self.target)):
                     continue
                 self.ledger.writes[gain.path] = Write(gain.path, value, gain.id, 0)
             self.ledger.gains.append(Gain(gain.path, value, gain.because))
@@ -492,6 +516,12 @@ class Place:
     before: str
     after: str | None
     needs: bool
+
+
+@cache
+def _places(target: Target) -> dict[str, Place]:
+    """The places that were found for a target, by path."""
+    return {}
 
 
 @lru_cache(maxsize=20_000)

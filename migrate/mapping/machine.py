@@ -97,6 +97,6 @@ def _boot(leaf: Leaf, node: Node, place: int, context: Context) -> Sign:
 def _first(kind: str, context: Context) -> Node | None:
     """The first device of a kind of `<boot dev>`."""
     element, devices = KINDS.get(kind, ("", ()))
-    nodes = disk.ordered(context) if devices else context.document.nodes.get(element, ())
+    nodes = context.once(disk.ordered) if devices else context.document.nodes.get(element, ())
     text = context.document.text
     return next((node for node in nodes if not devices or text(f"{node.path}.device", "disk") in devices), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from migrate.mapping.paths import Leaf
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
@@ -25,6 +26,7 @@ ORDINARY_PAGE = 4
 DEFAULT_PAGES = {"s390x": MIB}
 
 
+@lru_cache(maxsize=10_000)
 def kib(text: str, unit: str) -> int:
     """A memory amount in KiB, rounded up as libvirt does; ValueError says what is wrong with it."""
     if not AMOUNT.fullmatch(text):

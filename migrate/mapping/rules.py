@@ -107,10 +107,10 @@ class Rule:
 
     def quiet(self, value: str) -> Row | None:
         """The row that settles a leaf of this value with a word alone, None where there is more to do."""
-        if self.form in QUIET:
-            return self.rows[self.form]
-        row = self.rows.get(value, self.otherwise) if self.form == "values" else None
-        return row if row is not None and row.word in QUIET else None
+        if self.form == "values":
+            row = self.rows.get(value, self.otherwise)
+            return row if row is not None and row.word in QUIET else None
+        return self.rows[self.form] if self.form in QUIET else None
 
     def allowed(self, pattern: str) -> bool:
         """Whether the rule may see leaves of a pattern: those it owns, reads, or is told apart by."""
@@ -127,25 +127,25 @@ class Rule:
 
 @dataclass(slots=True)
 class Rules:
-    """All rules of a run, ordered by file name and position, with the owners of each leaf pattern found once."""
+    """All rules of a run, ordered by file name and position; `known` has the owners of each pattern once found."""
 
     rules: dict[str, Rule]
     gates: dict[str, list[Rule]]
     implied: dict[str, list[Implied]]
     gains: list[GainRule]
+    known: dict[str, tuple[Rule, ...]] = field(default_factory=dict)
     _trie: dict[str, Any] = field(default_factory=dict)
-    _owners: dict[str, tuple[Rule, ...]] = field(default_factory=dict)
 
     def owners(self, pattern: str) -> tuple[Rule, ...]:
         """The rules that match a leaf pattern, most specific first; the first whose `where` holds owns the leaf."""
-        found = self._owners.get(pattern)
+        found = self.known.get(pattern)
         if found is None:
             best: dict[str, tuple[tuple[int, int, int], Rule]] = {}
             for rule, rank in _search(self._trie, pattern.split("."), 0):
                 if rule.id not in best or best[rule.id][0] < rank:
                     best[rule.id] = (rank, rule)
             ranked = sorted(best.values(), key=lambda item: item[0], reverse=True)
-            found = self._owners[pattern] = tuple(rule for _, rule in ranked)
+            found = self.known[pattern] = tuple(rule for _, rule in ranked)
         return found
 
     def ties(self, pattern: str) -> list[tuple[str, str]]:

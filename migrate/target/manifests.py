@@ -29,10 +29,6 @@ class Step(NamedTuple):
     before_item: bool
 
 
-class Items(dict[str, Any]):
-    """A list under construction: item by key, in order of first appearance."""
-
-
 @lru_cache(maxsize=20_000)
 def _steps(path: str) -> tuple[str, str, tuple[Step, ...], str]:
     """Kind and key of the object, the steps inside it and the last name; ValueError for a path that no version has."""
@@ -64,6 +60,7 @@ def assemble(writes: Iterable[tuple[str, Any]]) -> dict[str, list[dict[str, Any]
     Keys in brackets tell items of lists apart and are not written themselves; those of maps are.
     """
     objects: dict[str, dict[str, dict[str, Any]]] = {}
+    lists: list[tuple[dict[str, Any], str]] = []  # what will be lists: maps by the keys of their items until then
     for path, value in writes:
         kind, key, steps, last = _steps(path)
         node = objects.setdefault(kind, {}).get(key)
@@ -72,18 +69,17 @@ def assemble(writes: Iterable[tuple[str, Any]]) -> dict[str, list[dict[str, Any]
         for name, before_item in steps:
             inner = node.get(name)
             if inner is None:
-                inner = node[name] = Items() if before_item else {}
+                inner = node[name] = {}
+                if before_item:
+                    lists.append((node, name))
             node = inner
         if isinstance(value, dict):
             node.setdefault(last, {}).update(value)
         else:
             node[last] = value
-    return {kind: [_plain(found) for found in by_key.values()] for kind, by_key in objects.items()}
-
-
-def _plain(value: dict[str, Any]) -> Any:
-    plain = {key: _plain(inner) if isinstance(inner, dict) else inner for key, inner in value.items()}
-    return list(plain.values()) if isinstance(value, Items) else plain
+    for node, name in lists:
+        node[name] = list(node[name].values())
+    return {kind: list(by_key.values()) for kind, by_key in objects.items()}
 
 
 def dump(objects: Iterable[dict[str, Any]]) -> str:

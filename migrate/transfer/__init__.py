@@ -23,6 +23,7 @@ def methods() -> list[str]:
     return sorted(name.replace("_", "-") for name in names if not name.startswith("_"))
 
 
+@cache
 def method(name: str) -> ModuleType:
     """The module of a method; a name that is none is Refused."""
     if name not in methods():
