@@ -56,7 +56,7 @@ class Ledger:
     writes: dict[str, Write] = field(default_factory=dict)
     internal: bool = False
     rows: list[tuple[Rule, Row]] = field(default_factory=list)
-    secrets: list[Leaf] = field(default_factory=list)
+    secrets: list[Leaf] = field(default_factory=list, repr=False)
 
     @property
     def reached(self) -> set[str]:
