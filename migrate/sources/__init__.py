@@ -22,6 +22,7 @@ def kinds() -> list[str]:
     return sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
 
 
+@cache
 def source(kind: str) -> ModuleType:
     """The module of a source; a name that is none is Refused."""
     if kind not in kinds():
