@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 from migrate.decisions import Lun, Storage
@@ -101,7 +102,7 @@ def item(view: View, context: Context) -> Iterator[Sign]:
     dev = view.text("target.dev")
     if not dev:
         yield flag(view.owned, "no-target")
-    elif sum(leaf.value == dev for leaf in view.every("/devices.disk.target.dev")) > 1:
+    elif context.once(_devs)[dev] > 1:
         yield flag(view.owned, "twice")
     elif view.node in context.once(_out_of_order):
         yield flag(view.owned, "order")
@@ -141,6 +142,11 @@ def ordered(context: Context) -> list[Node]:
 def _place(dev: str) -> tuple[int, str]:
     letters = re.fullmatch(r"(?:[fhsv]d|xvd|ubd)([a-z]+)\d*", dev)
     return (len(letters[1]), letters[1]) if letters else (0, "")
+
+
+def _devs(context: Context) -> Counter[str]:
+    """How many disks have each target dev."""
+    return Counter(leaf.value for leaf in context.document.by_pattern.get("devices.disk.target.dev", ()))
 
 
 def _out_of_order(context: Context) -> set[Node]:

@@ -11,8 +11,15 @@ from lxml import etree
 from migrate.model import REDACTED, Refused
 
 MAX_BYTES = 16 * 1024 * 1024
-# libxml2 keeps some 150 bytes an element and some 200 an attribute; this bounds a document to about 100 MB.
-MAX_MARKUP = 300_000
+# libxml2 keeps some 150 bytes an element and some 200 an attribute, and a plan some 5 KB each.
+MAX_MARKUP = 100_000
+# libvirt's largest number of anything is 4096 vCPUs; lxml takes the square of their number for an element's attributes.
+MAX_BESIDE = 4096
+# What libxml2 reads and in which markup is not written with the bytes of ASCII: one could not count it beforehand.
+HIDDEN = re.compile(
+    rb"(\xef\xbb\xbf)?<\?xml[^>]*encoding\s*=\s*[\"'](?!(utf-?8|utf-?16|us-ascii|iso-8859-\d+|windows-\d+)[\"'])",
+    re.IGNORECASE,
+)
 REPEATED = "repeated"
 # librbd's options can stand behind an image's name, the key of a Ceph user among them.
 CEPH_KEY = re.compile(r"(:key=)(?:\\.|[^:\\])+")
@@ -125,8 +132,11 @@ def parse(data: bytes, name: str) -> etree._Element:
     """
     if len(data) > MAX_BYTES:
         raise Refused(f"{name}: larger than 16 MB; give the domain XML that `virsh dumpxml` prints")
-    if len(data) > MAX_MARKUP and data.count(b"<") + data.count(b"=") > MAX_MARKUP:
-        raise Refused(f"{name}: more markup than any domain has; give the domain XML that `virsh dumpxml` prints")
+    markup = data.count(b"<") + data.count(b"=")
+    if markup > MAX_MARKUP:
+        raise Refused(f"{name}: {TOO_MUCH}")
+    if HIDDEN.match(data):
+        raise Refused(f"{name}: in an encoding that virsh does not print; save it as UTF-8")
     parser = etree.XMLParser(
         resolve_entities=False, load_dtd=False, no_network=True, huge_tree=False, remove_comments=True, remove_pis=True
     )
@@ -136,6 +146,7 @@ def parse(data: bytes, name: str) -> etree._Element:
         reason = str(error).splitlines()[0] if str(error) else "empty document"
         # libxml2 quotes what stands between & and ;, which may be a part of a password.
         reason = re.sub("^Entity '.*' not defined", "an entity that is not defined", reason)
+        reason = re.sub(r" \(<string>, line \d+\)$", "", reason)
         raise Refused(f"{name}: not well-formed XML: {reason}") from None
     if root.getroottree().docinfo.internalDTD is not None:
         raise Refused(f"{name}: has a document type; remove the <!DOCTYPE ...> line")
@@ -143,10 +154,15 @@ def parse(data: bytes, name: str) -> etree._Element:
         raise Refused(
             f"{name}: the root element is <{printable(str(root.tag))}>, not <domain>; give what `virsh dumpxml` prints"
         )
+    if markup > MAX_BESIDE and any(max(len(each), len(each.attrib)) > MAX_BESIDE for each in root.iter()):
+        raise Refused(f"{name}: {TOO_MUCH}")
     for source in root.iter("source"):
         if source.get("name"):
             source.set("name", without_secret(source.get("name"), source.get("protocol", "")))
     return root
+
+
+TOO_MUCH = "more markup than any domain has; give the domain XML that `virsh dumpxml` prints"
 
 
 def without_secret(name: str, protocol: str = "") -> str:

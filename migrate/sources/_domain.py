@@ -48,17 +48,17 @@ def disks(domain: _Element) -> list[Disk]:
 
     A disk without a target dev, or with another's, is named by its position: `disk0`.
     """
-    found: list[Disk] = []
+    found: dict[str, Disk] = {}
     taken = {target.get("dev") for target in domain.iterfind("devices/disk/target")}
     for position, element in enumerate(domain.iterfind("devices/disk")):
         target = _attribute(element, "target", "dev")
-        if not target or any(disk.target == target for disk in found):
+        if not target or target in found:
             target = f"disk{position}"
             while target in taken:
                 target = f"disk{target[4:]}0"
             taken.add(target)
-        found.append(_disk(element, target))
-    return found
+        found[target] = _disk(element, target)
+    return list(found.values())
 
 
 def _disk(element: _Element, target: str) -> Disk:

@@ -78,13 +78,14 @@ LAUGHS = (
         (b"<!DOCTYPE domain SYSTEM 'file:///etc/passwd'><domain/>", "document type"),
         (b"<!DOCTYPE d [<!ENTITY x SYSTEM 'file:///etc/passwd'>]><domain><name>&x;</name></domain>", "document type"),
         (LAUGHS.encode(), ""),
-        (b"<domain>" + b"<a>" * 100_000 + b"</a>" * 100_000 + b"</domain>", "not well-formed"),
+        (b"<domain>" + b"<a>" * 40_000 + b"</a>" * 40_000 + b"</domain>", "not well-formed"),
         (b"<domain>" + b"<a/>" * 400_000 + b"</domain>", "more markup"),
         (b"<domain>" + b" " * MAX_BYTES + b"</domain>", "larger than 16 MB"),
         (b"\x00\x01\x02", "not well-formed"),
         ("<domain/>".encode("utf-16")[:-3], "not well-formed"),
+        (b"<?xml version='1.0' encoding='UTF-7'?>+ADw-domain+AD4-+ADw-/domain+AD4-", "encoding"),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_bad_input_is_refused_in_one_line_and_little_memory(xml: bytes, says: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -94,6 +95,18 @@ def test_bad_input_is_refused_in_one_line_and_little_memory(xml: bytes, says: st
     assert str(refusal.value).startswith("bad.xml: ")
     assert "\n" not in str(refusal.value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+WIDE = {
+    "attributes": "<domain><a " + " ".join(f"a{n}='1'" for n in range(30_000)) + "/></domain>",
+    "elements": "<domain><devices>" + "<disk/>" * 30_000 + "</devices></domain>",
+}
+
+
+@pytest.mark.parametrize("wide", WIDE)
+def test_a_crowd_in_one_element_took_the_square_of_its_number(wide: str) -> None:
+    with pytest.raises(Refused, match="more markup"):
+        parse(WIDE[wide].encode(), "wide.xml")
 
 
 @given(st.binary(max_size=300))
