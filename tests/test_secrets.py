@@ -93,6 +93,16 @@ DEVICES = [
     NETWORK.replace("a/b", f"pool/a:id=a:key={SECRET}:mon_host=h").format(auth="", protocol="rbd", more="", inside=""),
     NETWORK.replace("a/b", f"pool/a:key=x\\:{SECRET}").format(auth="", protocol="rbd", more="", inside=""),
     NETWORK.replace("a/b", f"a/b?sig={SECRET}").format(auth="", protocol="https", more="", inside=""),
+    NETWORK.replace("a/b", f"ftp://u:{SECRET}@h/a").format(auth="", protocol="ftp", more="", inside=""),
+    NETWORK.replace("a/b", f"p/i:id=a:password={SECRET}:x=y").format(auth="", protocol="rbd", more="", inside=""),
+    NETWORK.format(auth=f"<auth username='u' passwd='{SECRET}'/>", protocol="iscsi", more="", inside=""),
+    NETWORK.format(auth="", protocol="ssh", more="", inside=f"<identity username='u' password='{SECRET}'/>"),
+    f"<disk type='file'><source file='http://u:{SECRET}@h/a'/><target dev='vdb' bus='virtio'/></disk>",
+    f"<disk type='file'><source file='rbd:p/i:key={SECRET}'/><target dev='vdb' bus='virtio'/></disk>",
+    f"<disk type='file'><source file='json:{{&quot;key&quot;:&quot;{SECRET}&quot;}}'/><target dev='vdb'/></disk>",
+    "<disk type='file'><source file='/a'/><target dev='vdb' bus='virtio'/>"
+    f"<encryption format='luks'><passphrase>{SECRET}</passphrase></encryption></disk>",
+    f"<channel type='spicevmc'><target type='virtio' name='com.redhat.spice.0' ticket='{SECRET}'/></channel>",
     f"<graphics type='vnc' passwd='{SECRET}' passwdValidTo='2030-01-01T00:00:00'/>",
     f"<graphics type='spice' passwd='{SECRET}'/><graphics type='vnc' passwd='{SECRET}'/>",
     f"<interface type='user' {FOREIGN} x:token='{SECRET}'><x:deep><x:er>{SECRET}</x:er></x:deep></interface>",
@@ -100,6 +110,23 @@ DEVICES = [
     f"<hostdev mode='subsystem' type='pci'><x:s {FOREIGN} k='{SECRET}'/></hostdev>",
     f"<made-up {FOREIGN}><x:password>{SECRET}</x:password></made-up>",
 ]
+
+
+OTHERS = [
+    f"<os><type arch='x86_64' machine='q35'>hvm</type><kernel>/k</kernel><cmdline>ks=http://u:{SECRET}@h/ks</cmdline></os>",
+    f"<os><type arch='x86_64' machine='q35'>hvm</type><kernel>/k</kernel><cmdline>a passwd={SECRET} b</cmdline></os>",
+    f"<made-up password='{SECRET}'><token>{SECRET}</token></made-up>",
+    "<metadata><o:vm xmlns:o='http://ovirt.org/vm/1.0'><o:device devtype='disk' name='hdd'><o:payload>"
+    f"<o:file path='openstack/latest/user_data'>{SECRET}</o:file></o:payload></o:device></o:vm></metadata>",
+]
+
+
+def test_a_secret_outside_of_devices_is_redacted(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for number, more in enumerate(OTHERS):
+        (source / f"{number}.xml").write_text(domain(f"vm-{number}", number, more=more))
+    everything(source, tmp_path / "out")
 
 
 def test_a_secret_inside_a_device_is_redacted(tmp_path: Path) -> None:

@@ -115,8 +115,15 @@ def redact_secrets(document: Document, rules: Rules) -> None:
 
 
 def _secret(leaf: Leaf, owner: Rule) -> bool:
-    """Whether a leaf's value is shown nowhere: its owner says so, or nobody knows what its namespace holds."""
-    return (owner.secret or (":" in leaf.pattern and leaf.foreign)) and not leaf.implied
+    """Whether a leaf's value is shown nowhere: its owner or name says so, or nobody knows its namespace."""
+    hidden = owner.secret or _called_secret(leaf.pattern) or (":" in leaf.pattern and leaf.foreign)
+    return hidden and not leaf.implied
+
+
+@lru_cache(maxsize=10_000)
+def _called_secret(pattern: str) -> bool:
+    """Whether a name says what it holds, in whatever element."""
+    return re.split("[.:]", pattern)[-1].lower() in ("passwd", "password", "passphrase", "adminpass", "token", "ticket")
 
 
 def run(document: Document, rules: Rules, context: Context) -> Ledger:

@@ -23,6 +23,12 @@ HIDDEN = re.compile(
 REPEATED = "repeated"
 # librbd's options can stand behind an image's name, the key of a Ceph user among them.
 CEPH_KEY = re.compile(r"(:key=)(?:\\.|[^:\\])+")
+# Secrets inside of other texts: a URL's password, an argument that names itself one, QEMU's `json:` in place of a path.
+INSIDE = re.compile(
+    r"(?P<url>://[^/@:\s]*:)[^/\s]+(?=@)|(?P<named>(?:passw(?:or)?d|passphrase|token|secret)=)\S+|(?P<json>^json:).*",
+    re.IGNORECASE | re.DOTALL,
+)
+MAY_HOLD = re.compile(rb":key=|://[^/]*@|(?:passw(?:or)?d|passphrase|token|secret)=[^\"']|json:|\0", re.IGNORECASE)
 
 # Namespaces that libvirt and the tools above it write into domain XML, by URI, with the prefix that stands in paths.
 PREFIXES = {
@@ -159,6 +165,12 @@ def parse(data: bytes, name: str) -> etree._Element:
     for source in root.iter("source"):
         if source.get("name"):
             source.set("name", without_secret(source.get("name"), source.get("protocol", "")))
+    if MAY_HOLD.search(data):
+        for element in root.iter():
+            for name, value in element.items():
+                element.set(name, without_secret(value))
+            element.text = element.text and without_secret(element.text)
+            element.tail = element.tail and without_secret(element.tail)
     return root
 
 
@@ -166,11 +178,11 @@ TOO_MUCH = "more markup than any domain has; give the domain XML that `virsh dum
 
 
 def without_secret(name: str, protocol: str = "") -> str:
-    """The name of a disk on the network without the secret that older libvirts have in it: a key, or a query."""
+    """The name of a disk on the network, or another text, without the secrets that can stand inside of it."""
     path, mark, query = name.partition("?")
     if protocol in ("http", "https") and query:
-        return f"{path}{mark}{REDACTED}"
-    return CEPH_KEY.sub(rf"\1{REDACTED}", name)
+        name = f"{path}{mark}{REDACTED}"
+    return INSIDE.sub(lambda found: f"{found[found.lastgroup]}{REDACTED}", CEPH_KEY.sub(rf"\1{REDACTED}", name))
 
 
 def printable(text: str, limit: int = 200) -> str:
