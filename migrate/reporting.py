@@ -5,6 +5,7 @@ Every view is of the ledger: nothing here decides anything.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections import Counter
@@ -315,7 +316,8 @@ def _write_documents(folder: Path, summary: Summary, target: Target) -> None:
         ("plan.json", "plan", {}, {}),
     ):
         with open(folder / name, "wb") as file:
-            file.write(orjson.dumps({**head, **middle})[:-1] + b',"vms":[')
+            # orjson writes no number of more than 64 bits, and forged headers of images add up to one.
+            file.write(json.dumps({**head, **middle}, separators=(",", ":")).encode()[:-1] + b',"vms":[')
             with open(folder / f".{spool}", "rb") as rows:
                 for index, row in enumerate(rows):
                     file.write((b",\n" if index else b"\n") + row.rstrip(b"\n"))

@@ -244,6 +244,16 @@ def test_planning_over_a_journal_is_refused_and_over_something_else_too(web: Pat
     assert (tmp_path / "else/precious").exists()
 
 
+def test_sizes_that_add_up_to_more_than_64_bits_broke_the_whole_plan(tmp_path: Path) -> None:
+    disk = "<disk type='file'><source file='/{0}'/><target dev='{0}' bus='virtio'/></disk>"
+    disks = "".join(map(disk.format, ("vda", "vdb", "vdc")))
+    (tmp_path / "web.xml").write_text(domain(devices=disks))
+    (tmp_path / "site.yaml").write_text("sizes: {'web/*': 7Ei}")
+    done = cli("plan", tmp_path / "web.xml", "--site", tmp_path / "site.yaml", "-d", tmp_path / "plan")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "plan/report.json").read_text())["summary"]["bytes"] > 1 << 64
+
+
 def test_explain_answers_from_both_ends(web: Path, tmp_path: Path) -> None:
     plan = tmp_path / "plan"
     cli("plan", web, "-d", plan)

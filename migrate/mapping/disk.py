@@ -221,6 +221,9 @@ def _claim_object(
     if facts is None or facts.capacity is None:
         yield flag(used, "size", facts.problem if facts else None)
         return
+    if not facts.capacity:
+        yield flag(used, "image", "it has 0 bytes")
+        return
     if facts.problem:
         yield flag(used, "image", facts.problem)
     from migrate.target.luns import volume_name

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -340,6 +341,9 @@ def _resolve(host: Host, domain: Any, disk: Disk) -> None:
     if host.driver == "test":
         disk.problem = "libvirt's test driver knows no sizes"
         return
+    if host.local and disk.path and _may_wait(disk.path):
+        disk.problem = f"{disk.path!r} is neither a file nor a block device"
+        return
     try:
         volume = _volume(host.connection, disk) if disk.type == "volume" else None
         if volume:
@@ -350,6 +354,14 @@ def _resolve(host: Host, domain: Any, disk: Disk) -> None:
         disk.problem = _line(error)
     if disk.path and disk.format and os.path.isabs(disk.path) and disk.type in ("file", "block", "volume"):
         _find_chain(host, disk)
+
+
+def _may_wait(path: str) -> bool:
+    """Whether opening a path can wait without end, and libvirt with it: of a pipe until somebody writes to it."""
+    with suppress(OSError, ValueError):
+        mode = os.stat(path).st_mode
+        return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+    return False
 
 
 def _volume(connection: Any, disk: Disk) -> Any:

@@ -201,6 +201,8 @@ def chain(path: str, format: str | None, allowed: list[str], files: Files = _LOC
             return images
         head = header(image.path, files)
         _readable(named, head)
+        if named == path and not head.size:
+            raise Refused(f"{path!r} has 0 bytes: take the disk out of the domain, or make its image anew")
         image.snapshots, image.bitmaps = head.snapshots, head.bitmaps
         if head.data_file is not None:
             image.data_file = files.real(_reached(named, head.data_file, own, folders, files))

@@ -30,6 +30,11 @@ REPAIRS = 3  # times that blocks which read back wrong are sent again
 _ZEROES = mmap(-1, BLOCK)  # where direct I/O can take them from
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _USE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR)
+_HINTS = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EFBIG: "move the folder to a file system that holds files of this size",
+}
 
 Progress = Callable[[str, int], None]
 
@@ -334,5 +339,5 @@ def _plain_errors(cluster: DirectoryTarget, disk: PlannedDisk) -> Iterator[None]
 def _plain(error: OSError, place: Path) -> Exception:
     if error.errno in _USE:
         return Refused(f"{place} cannot be written or read: {error.strerror}")
-    hint = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "check the storage"
+    hint = _HINTS.get(error.errno, "check the storage")
     return Unfinished(f"{place}: {error.strerror}; {hint} and run again")

@@ -162,3 +162,9 @@ def test_ten_percent_for_the_file_system_were_too_few_for_small_volumes(size: in
     assert claim_size(size, "Block") == size
     if size <= 10 * MIB:
         assert claim_size(size, "Filesystem") > size * 1.1
+
+
+def test_an_empty_image_was_a_division_by_zero(translated: Callable) -> None:
+    plan = translated(_devices(_disk("vda", "virtio")), sizes={"vda": 0})
+    assert not plan.internal
+    assert next(found.id for found in plan.all_findings() if found.severity == "blocker") == "disk-claim/image"

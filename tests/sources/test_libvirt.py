@@ -169,6 +169,14 @@ def test_what_cannot_be_sized_says_why(daemon):
     assert network.problem and "\n" not in network.problem
 
 
+def test_a_pipe_in_place_of_an_image_held_libvirt_up(daemon):
+    os.mkfifo(daemon.folder / "pipe")
+    daemon.define("web", disk(daemon.folder / "pipe", "vda", "raw"))
+    (found,) = one(daemon).disks
+    assert (found.capacity, found.chain) == (None, [])
+    assert "neither a file nor a block device" in found.problem
+
+
 def test_a_backing_format_that_is_not_named_is_a_problem(daemon):
     top = image(daemon.folder / "top.qcow2", backing=image(daemon.folder / "base.qcow2"))
     # The header extension that names the format becomes one that nobody knows.

@@ -32,6 +32,7 @@ def forge(
     encryption: int = 0,
     incompatible: int = 0,
     extension_length: int | None = None,
+    size: int = MIB,
 ) -> Path:
     """A qcow2 header of our own making; its tables are missing."""
     extensions = b""
@@ -47,7 +48,7 @@ def forge(
         at if backing else 0,
         length,
         cluster_bits,
-        MIB,
+        size,
         encryption,
         1,
         0,
@@ -152,6 +153,7 @@ def test_protocols_as_backing_names_are_refused(tmp_path: Path, name: str):
         ({"incompatible": 1 << 40}, "unknown here"),
         ({"version": 4}, "unknown version 4"),
         ({"cluster_bits": 40}, "damaged"),
+        ({"size": 0}, "0 bytes"),
     ],
 )
 def test_hostile_headers_are_refused_in_one_line(tmp_path: Path, fields: dict, words: str):
