@@ -27,6 +27,7 @@ from migrate.terminal import (
     say,
     selected,
     selection,
+    show,
 )
 
 if TYPE_CHECKING:
@@ -311,7 +312,6 @@ def _code(problem: Exception) -> int:
 
 
 def _print_status(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from migrate.target.quantity import human
@@ -326,4 +326,4 @@ def _print_status(rows: list[dict[str, Any]]) -> None:
             known = [disk["disk"], disk["claim"], human(disk["bytes"]), disk["state"]] if disk else [""] * 4
             table.add_row(*first, *known, last)
             first, last = ["", ""], ""
-    Console().print(table)
+    show(table)

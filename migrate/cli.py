@@ -34,6 +34,7 @@ from migrate.terminal import (
     say,
     selected,
     selection,
+    show,
 )
 
 if TYPE_CHECKING:
@@ -194,6 +195,7 @@ def _text(path: Path) -> str:
 def _write_new(path: Path, text: str) -> None:
     """Writes a file that is not there yet, at once and whole."""
     import os
+    from contextlib import suppress
 
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -207,7 +209,8 @@ def _write_new(path: Path, text: str) -> None:
     except OSError as error:
         raise Refused(f"{path}: {error.strerror}; give a file that can be written with -o") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 @cli.command("what-if")
@@ -388,11 +391,8 @@ def _show(summary: Summary, dir_: Path, output: str) -> None:
             for line in lines:
                 click.echo(ascii_only(line), nl=False)
     elif output == "text":
-        from rich.console import Console
-
-        console = Console(soft_wrap=False)
         if summary.rows or summary.skipped:
-            console.print(reporting.table(summary))
+            show(reporting.table(summary))
         shown = min(reporting.ROWS_SHOWN, len(summary.rows) + len(summary.skipped))
         more = len(summary.rows) + len(summary.skipped) - shown
         say(
@@ -414,7 +414,6 @@ def _listed(vm: VM) -> dict[str, Any]:
 
 
 def _print_list(vms: list[VM]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -433,11 +432,16 @@ def _print_list(vms: list[VM]) -> None:
         state = (
             vm.state
             + (", managed save" if vm.managed_save else "")
-            + (f", {len(vm.snapshots)} snapshots" if vm.snapshots else "")
+            + _counted("snapshot", vm.snapshots)
+            + _counted("checkpoint", vm.checkpoints)
         )
         numbers = (str(len(vm.disks) or ""), human(sum(sizes)) if sizes else "?", human(sum(used)) if used else "?")
         table.add_row(Text(printable(vm.name)), vm.uuid, state, *numbers)
-    Console().print(table)
+    show(table, fold=False)
+
+
+def _counted(what: str, items: list[str]) -> str:
+    return f", {len(items)} {what}{'' if len(items) == 1 else 's'}" if items else ""
 
 
 def _tell_skipped(items: Sequence[Skipped]) -> None:

@@ -121,7 +121,9 @@ def write(folder: Path, vms: Iterable[VM], skipped: Iterable[Skipped]) -> Invent
                     (folder / f"{vm.folder}{LIVE}").unlink(missing_ok=True)
             records.replace(folder / RECORDS)
         except OSError as error:
-            raise Refused(f"{folder}: {error.strerror}; make room there and collect again") from None
+            raise Refused(
+                f"{folder}: {error.strerror}; give a folder that can be written and has room, and collect again"
+            ) from None
         finally:
             _clear(folder)
     return new

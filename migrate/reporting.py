@@ -263,7 +263,7 @@ def write_rows(folder: Path, rows: Callable[[Path], Iterable[Row]], target: Targ
             (partial / "kustomization.yaml").write_text(manifests.kustomization(resources))
             _write_documents(partial, summary, target)
     except OSError as error:
-        raise Refused(f"{folder}: {error.strerror}; give a folder that can be written with -d") from None
+        raise Refused(f"{folder}: {error.strerror}; give a folder that can be written and has room, with -d") from None
     return summary
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from migrate.model import PlannedDisk
     from migrate.selection import Selection
 
@@ -100,6 +102,14 @@ def say(text: str) -> None:
     from migrate.mapping.paths import printable
 
     click.echo("\n".join(printable(line, 10_000) for line in text.split("\n")))
+
+
+def show(table: Table, *, fold: bool = True) -> None:
+    """Prints a table: a row is one line wherever no terminal folds it, and also there where it is not to `fold`."""
+    from rich.console import Console
+
+    whole = not fold or not sys.stdout.isatty()
+    Console(width=10_000 if whole else None).print(table)
 
 
 def note(text: str) -> None:

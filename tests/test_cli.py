@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,9 +43,9 @@ def domain(name: str = "web", n: int = 0, devices: str = "", more: str = "", ns:
     return DOMAIN.format(name=name, n=n, uuid=UUID.format(n), devices=devices, more=more, ns=ns)
 
 
-def cli(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def cli(*args: object, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "migrate", *map(str, args)]
-    environment = {**os.environ, "PYTHONPATH": str(data_path().resolve()), "COLUMNS": "160"}
+    environment = {**os.environ, "PYTHONPATH": str(data_path().resolve()), "COLUMNS": "160", **more}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
 
 
@@ -330,6 +331,26 @@ def test_a_plan_is_not_put_in_place_of_the_folder_one_stands_in(web: Path, tmp_p
         done = cli("plan", web, "-d", name, cwd=tmp_path / "here")
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert {path.name for path in tmp_path.iterdir()} == {"here", "web.xml"}
+
+
+def test_a_table_folded_names_and_states_where_no_terminal_was(tmp_path: Path) -> None:
+    name = "a-name-of-forty-characters-and-then-some"
+    (tmp_path / "x.xml").write_text(domain(name))
+    listed = cli("list", "files", tmp_path, COLUMNS="40").stdout
+    planned = cli("plan", tmp_path, "-d", tmp_path / "plan", COLUMNS="40").stdout
+    assert re.search(f"^{name}  [-0-9a-f]{{36}}  unknown ", listed, re.MULTILINE)
+    assert re.search(f"^{name}  (changed|blocked) ", planned, re.MULTILINE)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_draft_onto_a_read_only_file_system_was_our_bug(web: Path, tmp_path: Path) -> None:
+    (tmp_path / "ro").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", tmp_path / "ro"], check=True)
+    try:
+        done = cli("site", web, "-o", tmp_path / "ro/site.yaml")
+    finally:
+        subprocess.run(["umount", tmp_path / "ro"], check=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
 
 
 def test_json_that_is_printed_is_ascii_and_a_table_has_no_control_characters(tmp_path: Path) -> None:
