@@ -40,6 +40,7 @@ from migrate.terminal import (
 if TYPE_CHECKING:
     from migrate.model import VM, Skipped
     from migrate.reporting import Summary
+    from migrate.selection import Selection
 
 NEWEST = "1.9"
 
@@ -308,12 +309,12 @@ def run(
 ) -> None:
     """The one-shot: collect, plan, apply and verify. Stops before the copy at blockers; run again to resume."""
     from migrate import pipeline
-    from migrate.journal import NAME as JOURNAL
     from migrate.mapping.rules import load
 
     chosen, target = selected(select, exclude), acting.target_of(directory)
-    inventory, planned = dir_ / "inventory", dir_ / "plan"
-    if not (planned / JOURNAL).exists():
+    inventory = dir_ / "inventory"
+    planned, begun = _plan_of(dir_, chosen)
+    if not begun:
         pipeline.collect(source, urls, chosen, load(*options["rules"]), inventory)
         summary = _plan((inventory,), planned, select=select, exclude=exclude, **options)
         _show(summary, planned, "text" if output == "text" else "none")
@@ -330,6 +331,21 @@ def run(
         documents = {"copied": list(map(acting.document, copied)), "verified": list(map(acting.document, verified))}
         print_json({"plan": str(planned), **documents})
     sys.exit(acting.worst([*copied, *verified]))
+
+
+def _plan_of(folder: Path, chosen: Selection) -> tuple[Path, bool]:
+    """The plan in a folder that has begun and has one of the chosen VMs, else the place for a new one; which it is."""
+    from migrate.journal import NAME as JOURNAL
+    from migrate.planned import planned
+    from migrate.selection import Selection
+
+    number, plan = 1, folder / "plan"
+    while (plan / JOURNAL).exists():
+        if any(chosen.wants(row.vm) for row in planned(plan, Selection())):
+            return plan, True
+        number += 1
+        plan = folder / f"plan-{number}"
+    return plan, False
 
 
 class Stopped(Exception):

@@ -90,11 +90,16 @@ def read(folder: Path) -> Inventory:
     return Inventory(vms, skipped, partial(_xml, folder, XML), partial(_xml, folder, LIVE))
 
 
-def write(folder: Path, vms: Iterable[VM], skipped: Iterable[Skipped]) -> Inventory:
+def write(
+    folder: Path,
+    vms: Iterable[VM],
+    skipped: Iterable[Skipped],
+    anew: Callable[[Skipped, list[VM]], bool] = lambda item, found: False,
+) -> Inventory:
     """Adds VMs, whose XML is already redacted, and skipped ones to the inventory in a folder, and returns all of it.
 
-    VMs of an identity that is there are replaced. `vms` is gone through once, `skipped` after it; an exception out of
-    them leaves the folder as it was.
+    VMs of an identity that is there are replaced, and those skipped earlier that were looked for `anew`. `vms` is gone
+    through once, `skipped` after it; an exception out of them leaves the folder as it was.
     """
     with _locked(folder):
         old = read(folder) if holds(folder) else Inventory([])
@@ -109,7 +114,9 @@ def write(folder: Path, vms: Iterable[VM], skipped: Iterable[Skipped]) -> Invent
                 recorded = merged[vm.id].folder if vm.id in merged else ""
                 merged[vm.id] = replace(vm, folder=recorded, xml=b"", live=b"")
             name_folders(list(merged.values()))
-            all_skipped = _merge_skipped(old.skipped, [merged[identity] for identity in found], skipped)
+            found_now = [merged[identity] for identity in found]
+            earlier = [item for item in old.skipped if not anew(item, found_now)]
+            all_skipped = _merge_skipped(earlier, found_now, skipped)
             vms_now = sorted(merged.values(), key=lambda vm: vm.folder)
             new = Inventory(vms_now, all_skipped, partial(_xml, folder, XML), partial(_xml, folder, LIVE))
             records = _write_records(folder, new)

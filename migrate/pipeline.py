@@ -55,7 +55,13 @@ def collect(kind: str, urls: Sequence[str], select: Selection, rules: Rules, fol
     """
     found = sources.collect(kind, urls, select)
     skipped: list[Skipped] = []
-    return inventories.write(folder, _redacted(_some(found, select), rules, skipped), skipped)
+    read = [sources.source(kind).unread(url)[1] for url in urls]
+
+    def anew(item: Skipped, vms: list[VM]) -> bool:
+        again = any(item.source == each or item.source.startswith(f"{each}/") for each in read)
+        return again or (not select.narrows and any(item.source == vm.source for vm in vms))
+
+    return inventories.write(folder, _redacted(_some(found, select), rules, skipped), skipped, anew)
 
 
 def _some(found: Iterator[VM | Skipped], select: Selection) -> Iterator[VM | Skipped]:

@@ -365,6 +365,35 @@ def test_json_that_is_printed_is_ascii_and_a_table_has_no_control_characters(tmp
         assert all(line.isprintable() for line in (shown.stdout + shown.stderr).split("\n"))
 
 
+def test_a_skipped_file_that_was_deleted_stayed_skipped_for_ever(web: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.xml").write_text("<domain>")
+    assert cli("collect", "files", tmp_path, "-d", tmp_path / "stock").returncode == 1
+    assert cli("collect", "files", web, "-d", tmp_path / "stock").returncode == 1
+    (tmp_path / "bad.xml").unlink()
+    assert cli("collect", "files", tmp_path, "-d", tmp_path / "stock").returncode == 0
+
+
+def test_a_host_that_answers_again_stayed_skipped_for_ever(tmp_path: Path) -> None:
+    host = tmp_path / "host.xml"
+    both = ("collect", "libvirt", "test:///default", f"test://{host}", "-d", tmp_path / "stock")
+    assert cli(*both).returncode == 1
+    host.write_text("<node/>")
+    done = cli(*both)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_run_for_a_second_vm_found_the_plan_of_the_first(tmp_path: Path) -> None:
+    for n, name in enumerate(("app", "web")):
+        (tmp_path / f"{name}.xml").write_text(
+            re.sub("<devices>.*</devices>", "<devices/>", domain(name, n), flags=re.DOTALL)
+        )
+    args = ("run", "files", tmp_path, "-d", tmp_path / "work", "--directory", tmp_path / "out")
+    for name, plan in (("app", "plan"), ("web", "plan-2"), ("app", "plan")):
+        done = cli(*args, "--select", name, "-o", "json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["plan"] == str(tmp_path / "work" / plan)
+
+
 def test_run_prints_one_json_document_also_when_it_stops(web: Path, tmp_path: Path) -> None:
     args = ("run", "files", web, "-d", tmp_path / "work", "--directory", tmp_path / "out", "-o", "json")
     done = cli(*args)

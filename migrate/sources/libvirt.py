@@ -159,7 +159,9 @@ def hold(vm: VM) -> Iterator[Callable[[], None]]:
                 domain, lib.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lambda *event: runs.append(event[2]), None
             )
         except lib.libvirtError as error:
-            raise Refused(f"{printable(vm.name)}: {_line(error)}; collect and plan again") from None
+            gone = error.get_error_code() == lib.VIR_ERR_NO_DOMAIN
+            todo = "leave it out, or collect and plan again " + ("into new folders" if gone else "")
+            raise Refused(f"{printable(vm.name)}: {_line(error)}; {todo.rstrip()}") from None
 
         def check() -> None:
             try:

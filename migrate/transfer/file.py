@@ -29,7 +29,16 @@ NAME, PARTIAL = "disk.img", ".disk.img.partial"
 REPAIRS = 3  # times that blocks which read back wrong are sent again
 _ZEROES = mmap(-1, BLOCK)  # where direct I/O can take them from
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_USE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR)
+_USE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.EISDIR,
+)
 _HINTS = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room",
