@@ -327,26 +327,29 @@ def verify(folder: Path, target: Target, select: Selection, namespace: str | Non
     rows = planned(folder, select)
     items, _ = _checked(folder, rows, target, namespace, set(), ask=False)
     journal = folder / journals.NAME
-    known = journals.arrived(journal, target.name)
+    known, sent = journals.arrived(journal, target.name), journals.digests_at(journal, target.name)
     for row in rows:
         for disk in row.disks if row.verdict != "blocked" else ():
             evidence = known.get((disk.namespace, disk.claim))
             if evidence is None:
                 yield Outcome(row.vm.folder, disk.name, problem=Unfinished("was not copied yet; run `apply`"))
             else:
-                yield Outcome(row.vm.folder, disk.name, evidence, _verified(journal, disk, target, evidence, items))
+                yield Outcome(row.vm.folder, disk.name, evidence, _verified(sent, disk, target, evidence, items))
 
 
 def _verified(
-    journal: Path, disk: PlannedDisk, target: Target, evidence: Evidence, items: dict[str, Carried]
+    sent: Callable[[str, str], dict[int, bytes]],
+    disk: PlannedDisk,
+    target: Target,
+    evidence: Evidence,
+    items: dict[str, Carried],
 ) -> Exception | None:
     """What is wrong with a claim, or why that cannot be told."""
     if evidence.vm in items and isinstance(target, ClusterTarget):
         key = live.key_of(items[evidence.vm].machine)
         if target.get(*key) and (reason := live.started(target, *key[1:])):
             return Blocked(f"the VM's disks are its own by now, for {reason}: they are not compared with the source")
-    sent = journals.digests(journal, evidence.vm, evidence.disk, target.name)
     try:
-        return transfer.method(evidence.method).check(disk, target, evidence, sent)
+        return transfer.method(evidence.method).check(disk, target, evidence, sent(evidence.vm, evidence.disk))
     except Unfinished as reason:
         return Unverified(f"is unverified: {reason}")

@@ -411,11 +411,11 @@ def _show(summary: Summary, dir_: Path, output: str) -> None:
             show(reporting.table(summary))
         shown = min(reporting.ROWS_SHOWN, len(summary.rows) + len(summary.skipped))
         more = len(summary.rows) + len(summary.skipped) - shown
-        say(
-            (f"... and {more} more\n" if more else "")
-            + reporting.totals(summary)
-            + f"; the whole report is {dir_}/report.json"
-        )
+        if more:
+            say(f"... and {more} more")
+        if summary.blockers:
+            say(f"\n{reporting.blockers(summary)}\n")
+        say(f"{reporting.totals(summary)}; the whole report is {dir_}/report.json")
         _tell_skipped(summary.skipped)
     for waiver in summary.ended.values():
         note(f"waiver ended on {waiver.until}, its findings count again: {waiver.reason}")

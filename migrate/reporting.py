@@ -146,6 +146,7 @@ class Row:
     findings: Counter[str] = field(default_factory=Counter)
     waived: int = 0
     ended: list[Waiver] = field(default_factory=list)
+    blockers: list[Finding] = field(default_factory=list)
     disks: int = 0
     bytes: int = 0
     internal: bool = False
@@ -171,6 +172,7 @@ def _row(item: Translation) -> Row:
         findings=counts,
         waived=len(findings) - counts.total(),
         ended=[finding.ended for finding in findings if finding.ended],
+        blockers=[finding for finding in findings if finding.severity == "blocker" and not finding.waived],
         disks=disks,
         bytes=size,
         internal=item.internal,
@@ -181,6 +183,15 @@ def _row(item: Translation) -> Row:
 
 
 @dataclass(slots=True)
+class Blocker:
+    """What one kind of blocker says of the first VM that has it, and which VMs have it, in order."""
+
+    because: str
+    remedy: str
+    vms: dict[str, None] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class Summary:
     """The counts of a whole plan, and the rows that a terminal shows."""
 
@@ -188,6 +199,7 @@ class Summary:
     findings: Counter[str] = field(default_factory=Counter)
     waived: int = 0
     ended: dict[tuple[str, str], Waiver] = field(default_factory=dict)
+    blockers: dict[str, Blocker] = field(default_factory=dict)
     disks: int = 0
     bytes: int = 0
     internal: list[str] = field(default_factory=list)
@@ -203,6 +215,8 @@ class Summary:
         self.findings.update(row.findings)
         self.waived += row.waived
         self.ended.update({(waiver.reason, waiver.until): waiver for waiver in row.ended})
+        for finding in row.blockers:
+            self.blockers.setdefault(finding.id, Blocker(finding.because, finding.remedy)).vms[row.folder] = None
         self.disks += row.disks
         self.bytes += row.bytes
         self.internal += [row.folder] if row.internal else []
@@ -366,6 +380,21 @@ def table(summary: Summary) -> Table:
     for item in summary.skipped[: max(0, ROWS_SHOWN - len(summary.rows))]:
         shown.add_row(Text(printable(item.name)), Text("skipped", style=COLORS["skipped"]), Text(""))
     return shown
+
+
+def blockers(summary: Summary) -> str:
+    """What stands in the way, a paragraph for each kind of blocker: its VMs, the reason for the first, what to do."""
+    return "\n".join(
+        f"blocker {id}: {_first_of(list(kind.vms))}\n  {kind.because}\n  to do: {kind.remedy}"
+        for id, kind in summary.blockers.items()
+    )
+
+
+def _first_of(names: list[str]) -> str:
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {len(names) - NAMES_SHOWN} more" if names[NAMES_SHOWN:] else "")
+
+
+NAMES_SHOWN = 4
 
 
 def totals(summary: Summary) -> str:

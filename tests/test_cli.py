@@ -382,6 +382,18 @@ def test_a_host_that_answers_again_stayed_skipped_for_ever(tmp_path: Path) -> No
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_blocked_plan_said_why_in_report_json_alone(web: Path, tmp_path: Path) -> None:
+    for n in range(6):
+        nic = "<interface type='network'><source network='lab'/><model type='virtio'/></interface>"
+        (tmp_path / f"vm-{n}.xml").write_text(domain(f"vm-{n}", n, nic))
+    (tmp_path / "site.yaml").write_text("networks: {'network:other': {pod: masquerade}}")
+    done = cli("plan", tmp_path, "--site", tmp_path / "site.yaml", "-d", tmp_path / "plan")
+    report = json.loads((tmp_path / "plan/report.json").read_text())
+    (finding,) = (item for item in report["vms"][0]["findings"] if item["severity"] == "blocker")
+    assert done.stdout.count(finding["because"]) == done.stdout.count(f"to do: {finding['remedy']}") == 1
+    assert f"blocker {finding['id']}: vm-0, vm-1, vm-2, vm-3 and 2 more" in done.stdout
+
+
 def test_run_for_a_second_vm_found_the_plan_of_the_first(tmp_path: Path) -> None:
     for n, name in enumerate(("app", "web")):
         (tmp_path / f"{name}.xml").write_text(

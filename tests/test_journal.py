@@ -116,6 +116,17 @@ def test_reading_needs_no_lock_and_no_journal(path: Path):
         assert journal.arrived(path, "t") == {("default", "vm-vda"): PROOF}
 
 
+def test_the_digests_of_many_disks_were_a_way_through_the_journal_each(path: Path, monkeypatch: pytest.MonkeyPatch):
+    with journal.opened(path) as opened:
+        for number in range(20):
+            opened.step("vm", f"vd{number}", "t", STAMP).record({number: bytes(32)})
+    read, times = journal._read, []
+    monkeypatch.setattr(journal, "_read", lambda path: times.append(path) or read(path))
+    find = journal.digests_at(path, "t")
+    assert [find("vm", f"vd{number}") for number in range(20)] == [{number: bytes(32)} for number in range(20)]
+    assert len(times) == 1
+
+
 def test_each_line_is_json(path: Path):
     write(path)
     lines = [json.loads(line) for line in path.read_text().splitlines()]

@@ -161,18 +161,18 @@ def hold(vm: VM) -> Iterator[Callable[[], None]]:
         except lib.libvirtError as error:
             gone = error.get_error_code() == lib.VIR_ERR_NO_DOMAIN
             todo = "leave it out, or collect and plan again " + ("into new folders" if gone else "")
-            raise Refused(f"{printable(vm.name)}: {_line(error)}; {todo.rstrip()}") from None
+            raise Refused(f"{_line(error)}; {todo.rstrip()}") from None
 
         def check() -> None:
             try:
                 reason = _unstill(_state(domain), bool(domain.hasManagedSaveImage(0)))
             except lib.libvirtError as error:
-                raise Unfinished(f"{printable(vm.name)}: {_line(error)}; run again when the host answers") from None
+                raise Unfinished(f"{_line(error)}; run again when the host answers") from None
             if reason:
-                raise Unfinished(f"{printable(vm.name)}: {reason}, then run again")
+                raise Unfinished(f"{reason}, then run again")
             _take_events(lib)
             if lib.VIR_DOMAIN_EVENT_STARTED in runs:
-                raise Unfinished(f"{printable(vm.name)} ran during the copy, which is void; run again to start anew")
+                raise Unfinished("the VM ran during the copy, which is void; run again to start anew")
 
         check()
         try:
@@ -188,9 +188,9 @@ def open(vm: VM, disk: PlannedDisk) -> Iterator[Opened]:
     from migrate.transfer import _bytes
 
     if reason := unfit(vm, disk):
-        raise Refused(f"{printable(vm.name)}: {reason}")
+        raise Refused(reason)
     if not disk.path:
-        raise Refused(f"{printable(vm.name)}: disk {disk.name} has no image; collect and plan again")
+        raise Refused("the disk has no image; collect and plan again")
     with ExitStack() as stack:
         files = _files(vm, disk, stack)
         chain = _bytes.chain(disk.path, disk.format, disk.allowed, files)
@@ -458,7 +458,7 @@ def _refuse_changed(domain: Any, vm: VM) -> None:
     xml = domain.XMLDesc(_library().VIR_DOMAIN_XML_INACTIVE).encode()
     now = [_named(disk) for disk in _domain.disks(parse(xml, printable(vm.name)))]
     if now != [_named(disk) for disk in vm.disks]:
-        raise Refused(f"{printable(vm.name)}: its disks were changed since they were collected; collect and plan again")
+        raise Refused("its disks were changed since they were collected; collect and plan again")
 
 
 def _named(disk: Disk) -> tuple[str | None, ...]:
