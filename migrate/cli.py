@@ -5,6 +5,8 @@ Everything heavy is imported by the command that needs it, so that `--help` answ
 
 from __future__ import annotations
 
+import errno
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -477,6 +479,9 @@ for command in (acting.apply, acting.verify, acting.status, acting.diff, acting.
 
 def main() -> None:
     """Runs the command and turns its end into an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it was closed
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(_status())
 
 
@@ -499,6 +504,9 @@ def _status() -> int:
         sys.stderr.close()
         return 0
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            note(f"kubevirt-migrate: {error.strerror}, for the output or a temporary file; make room and run again")
+            return REFUSED
         import traceback
 
         traceback.print_exc()

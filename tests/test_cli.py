@@ -394,6 +394,20 @@ def test_a_blocked_plan_said_why_in_report_json_alone(web: Path, tmp_path: Path)
     assert f"blocker {finding['id']}: vm-0, vm-1, vm-2, vm-3 and 2 more" in done.stdout
 
 
+def test_a_name_that_the_terminal_cannot_show_was_our_bug(tmp_path: Path) -> None:
+    (tmp_path / "x.xml").write_text(domain("n\xfc"), encoding="utf-8")
+    done = cli("list", "files", tmp_path, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "n\\xfc" in done.stdout
+
+
+def test_output_onto_a_full_disk_was_our_bug(web: Path) -> None:
+    command = [sys.executable, "-m", "migrate", "list", "files", str(web)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
 def test_run_for_a_second_vm_found_the_plan_of_the_first(tmp_path: Path) -> None:
     for n, name in enumerate(("app", "web")):
         (tmp_path / f"{name}.xml").write_text(
