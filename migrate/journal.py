@@ -213,8 +213,11 @@ def objects(path: Path, target: str) -> list[Made]:
 
 
 def targets(path: Path) -> list[str]:
-    """The targets that a plan was applied to, in this order."""
-    return list(dict.fromkeys(record["target"] for _, record in _read(path)))
+    """The targets that a plan was applied to, in this order, less those where it came to nothing."""
+    tried: dict[str, bool] = {}
+    for _, record in _read(path):
+        tried[record["target"]] = tried.get(record["target"], False) or record["kind"] != "begin"
+    return [target for target, reached in tried.items() if reached] or list(tried)
 
 
 def begun(path: Path, target: str) -> dict[tuple[str, str], int]:

@@ -127,6 +127,14 @@ def test_the_digests_of_many_disks_were_a_way_through_the_journal_each(path: Pat
     assert len(times) == 1
 
 
+def test_a_target_that_was_mistyped_was_unfinished_for_ever(path: Path):
+    with journal.opened(path) as opened:
+        begin(opened, target="directory:/mistyped")
+        assert journal.targets(path) == ["directory:/mistyped"]
+        begin(opened, target="directory:/right").record(CHUNKS)
+    assert journal.targets(path) == ["directory:/right"]
+
+
 def test_each_line_is_json(path: Path):
     write(path)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
