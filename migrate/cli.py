@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -139,9 +140,11 @@ def collect(source: str, urls: tuple[str, ...], dir_: Path, select: Any, exclude
 @selection
 @fail_on
 @output
-def plan(paths: tuple[Path, ...], dir_: Path, fail_on: str, output: str, **options: Any) -> None:
+def plan(
+    paths: tuple[Path, ...], dir_: Path, fail_on: str, select: Any, exclude: Any, output: str, **options: Any
+) -> None:
     """Translate and report; copies nothing. Takes an inventory folder, or XML files and folders of them."""
-    summary = _plan(paths, dir_, **options)
+    summary = _plan(paths, dir_, selected(select, exclude), **options)
     _show(summary, dir_, output)
     sys.exit(BUG if summary.internal else FINDINGS if summary.reaches(fail_on) else 0)
 
@@ -310,44 +313,52 @@ def run(
     **options: Any,
 ) -> None:
     """The one-shot: collect, plan, apply and verify. Stops before the copy at blockers; run again to resume."""
-    from migrate import pipeline
+    from migrate import pipeline, sources
     from migrate.mapping.rules import load
+    from migrate.model import VM
+    from migrate.selection import Selection
 
     chosen, target = selected(select, exclude), acting.target_of(directory)
-    inventory = dir_ / "inventory"
-    planned, begun = _plan_of(dir_, chosen)
-    if not begun:
-        pipeline.collect(source, urls, chosen, load(*options["rules"]), inventory)
-        summary = _plan((inventory,), planned, select=select, exclude=exclude, **options)
-        _show(summary, planned, "text" if output == "text" else "none")
+    meant = {item.id for item in sources.collect(source, urls, chosen) if isinstance(item, VM)}
+    plans, new, left = _begun(dir_, meant)
+    if left or not plans:
+        plans.append(new)
+        pipeline.collect(source, urls, chosen, load(*options["rules"]), dir_ / "inventory")
+        summary = _plan((dir_ / "inventory",), new, Selection.of(left) if left else chosen, **options)
+        _show(summary, new, "text" if output == "text" else "none")
         stopped = summary.internal or summary.reaches("blocker")
         if output == "json" and stopped:
-            print_json({"plan": str(planned), "copied": [], "verified": []})
+            print_json({"plan": str(new), "copied": [], "verified": []})
         if summary.internal:
             sys.exit(BUG)
         if stopped:
-            raise Stopped(f"nothing was copied; read {planned}/report.json, mend the blockers and run again")
-    copied = acting.carry_out(planned, target, chosen, output)
-    verified = [] if acting.worst(copied) else acting.verified(planned, target, chosen, output)
+            raise Stopped(f"nothing was copied; read {new}/report.json, mend the blockers and run again")
+    copied, verified = [], []
+    for planned in plans:
+        copied += acting.carry_out(planned, target, Selection.of(meant), output)
+    for planned in [] if acting.worst(copied) else plans:
+        verified += acting.verified(planned, target, Selection.of(meant), output)
     if output == "json":
         documents = {"copied": list(map(acting.document, copied)), "verified": list(map(acting.document, verified))}
-        print_json({"plan": str(planned), **documents})
+        print_json({"plan": str(plans[-1]), **documents})
     sys.exit(acting.worst([*copied, *verified]))
 
 
-def _plan_of(folder: Path, chosen: Selection) -> tuple[Path, bool]:
-    """The plan in a folder that has begun and has one of the chosen VMs, else the place for a new one; which it is."""
+def _begun(folder: Path, meant: set[str]) -> tuple[list[Path], Path, set[str]]:
+    """The plans that have begun and have a VM that is meant, the place for a new one, and who is in none."""
     from migrate.journal import NAME as JOURNAL
     from migrate.planned import planned
     from migrate.selection import Selection
 
-    number, plan = 1, folder / "plan"
-    while (plan / JOURNAL).exists():
-        if any(chosen.wants(row.vm) for row in planned(plan, Selection())):
-            return plan, True
-        number += 1
+    found, plan, left = [], folder / "plan", set(meant)
+    for number in itertools.count(2):
+        if not (plan / JOURNAL).exists():
+            return found, plan, left
+        there = {row.vm.id for row in planned(plan, Selection())}
+        found += [plan] if there & meant else []
+        left -= there
         plan = folder / f"plan-{number}"
-    return plan, False
+    raise AssertionError
 
 
 class Stopped(Exception):
@@ -357,12 +368,11 @@ class Stopped(Exception):
 def _plan(
     paths: tuple[Path, ...],
     dir_: Path,
+    meant: Selection,
     site: Path | None,
     rules: tuple[Path, ...],
     kubevirt: str | None,
     feature_gates: str,
-    select: Any,
-    exclude: Any,
     context: str | None = None,
     kubeconfig: Path | None = None,
     namespace: str | None = None,
@@ -391,7 +401,7 @@ def _plan(
     named = kubevirt or (None if there else NEWEST)
     target = vocabulary.target(named, feature_gates) if named else there.target(feature_gates)
     known = all_rules.load(*rules)
-    inventory = pipeline.opened(paths, selected(select, exclude))
+    inventory = pipeline.opened(paths, meant)
     with progress("planning", len(inventory.vms)) as step:
         planning = pipeline.Planning(inventory, known, target, chosen, date.today(), there, ask)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -26,6 +26,11 @@ class Selection:
     def parse(cls, select: Iterable[str] = (), exclude: Iterable[str] = ()) -> Selection:
         """The selection that the options' expressions say; a malformed one is Refused."""
         return cls(tuple(map(_test, select)), tuple(map(_test, exclude)))
+
+    @classmethod
+    def of(cls, ids: Collection[str]) -> Selection:
+        """The VMs of these identities, all without one."""
+        return cls((lambda vm: vm.id in ids,) if ids else ())
 
     @property
     def narrows(self) -> bool:

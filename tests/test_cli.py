@@ -408,16 +408,34 @@ def test_output_onto_a_full_disk_was_our_bug(web: Path) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
+def bare(path: Path, name: str, n: int) -> None:
+    """A domain without devices, which is never blocked."""
+    path.write_text(re.sub("<devices>.*</devices>", "<devices/>", domain(name, n), flags=re.DOTALL))
+
+
 def test_run_for_a_second_vm_found_the_plan_of_the_first(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
     for n, name in enumerate(("app", "web")):
-        (tmp_path / f"{name}.xml").write_text(
-            re.sub("<devices>.*</devices>", "<devices/>", domain(name, n), flags=re.DOTALL)
-        )
-    args = ("run", "files", tmp_path, "-d", tmp_path / "work", "--directory", tmp_path / "out")
+        bare(tmp_path / "in" / f"{name}.xml", name, n)
+    args = ("run", "files", tmp_path / "in", "-d", tmp_path / "work", "--directory", tmp_path / "out")
     for name, plan in (("app", "plan"), ("web", "plan-2"), ("app", "plan")):
         done = cli(*args, "--select", name, "-o", "json")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["plan"] == str(tmp_path / "work" / plan)
+
+
+def test_run_for_another_host_found_the_plan_of_the_first_and_did_nothing(tmp_path: Path) -> None:
+    for n, host in enumerate(("one", "two")):
+        (tmp_path / host).mkdir()
+        bare(tmp_path / host / "web.xml", "web", n)
+    for host, plan in (("one", "plan"), ("two", "plan-2")):
+        done = cli("run", "files", tmp_path / host, "-d", tmp_path / "work", "--directory", tmp_path / "out")
+        assert done.returncode == 0, done.stderr
+        (row,) = json.loads((tmp_path / "work" / plan / "plan.json").read_text())["vms"]
+        assert row["vm"]["source"] == f"files://{tmp_path}/{host}/web.xml"
+    bare(tmp_path / "two/new.xml", "new", 3)
+    done = cli("run", "files", tmp_path / "two", "-d", tmp_path / "work", "--directory", tmp_path / "out")
+    assert [row["vm"]["name"] for row in json.loads((tmp_path / "work/plan-3/plan.json").read_text())["vms"]] == ["new"]
 
 
 def test_run_prints_one_json_document_also_when_it_stops(web: Path, tmp_path: Path) -> None:
