@@ -10,7 +10,9 @@ from migrate.decisions import Lun, Storage
 from migrate.mapping.guests import Driver, judged
 from migrate.mapping.paths import Leaf, Node
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
+from migrate.mapping.tuning import dedicated
 from migrate.model import Disk, short_hash
+from migrate.target.admission.compute import pins_io_threads
 from migrate.target.quantity import from_bytes
 from migrate.target.vocabulary import missing
 
@@ -336,12 +338,14 @@ def errors(view: View, context: Context) -> Iterator[Sign]:
 def io_thread(view: View, context: Context) -> Iterator[Sign]:
     """A thread of its own for a virtio disk."""
     several = [leaf for leaf in view.owned if ".iothreads." in leaf.pattern]
-    if target_bus(view.text("device"), view.text("target.bus"), context.arch) == "virtio":
+    if target_bus(view.text("device"), view.text("target.bus"), context.arch) != "virtio":
+        yield flag(view.owned, "bus")
+    elif dedicated(view, context) and not pins_io_threads(context.target):
+        yield flag(view.owned, "dedicated")
+    else:
         yield write(view.owned, "domain.devices.disks.dedicatedIOThread", True)
         if several:
             yield flag(several, "several")
-    else:
-        yield flag(view.owned, "bus")
 
 
 def sectors(view: View, context: Context) -> Iterator[Sign]:

@@ -70,3 +70,11 @@ def test_vcpus_that_are_there_from_the_start_are_not_added_later(run: Callable, 
     book = run("<vcpu current='1'>8</vcpu><cpu><topology sockets='1' cores='4' threads='2'/></cpu>", rules)
     found = {finding.id for entry in book.entries for finding in entry.findings if finding.rule == "cpu-topology"}
     assert found == {"cpu-topology/rounded"}
+
+
+def test_pinned_arm64_guests_have_no_room_that_keeps_them_from_starting(run: Callable, rules: Rules) -> None:
+    pins = "<cputune><vcpupin vcpu='0' cpuset='4'/><vcpupin vcpu='1' cpuset='5'/></cputune>"
+    arm = f"<vcpu>2</vcpu>{pins}<os><type arch='aarch64' machine='virt'>hvm</type></os>"
+    book = run(arm, rules, {"gates": "+CPUManager"})
+    assert "domain.cpu.dedicatedCpuPlacement" in book.writes
+    assert "domain.cpu.maxSockets" not in book.writes

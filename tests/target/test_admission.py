@@ -585,6 +585,16 @@ ON_S390X = [
     ("domain.memory.maxGuest", ABSENT),
     ("domain.devices.watchdog", ABSENT),
 ]
+ON_ARM64 = [
+    ("architecture", "arm64"),
+    ("domain.machine.type", "virt"),
+    ("domain.cpu.model", "host-passthrough"),
+    ("domain.cpu.maxSockets", ABSENT),
+    ("domain.memory.maxGuest", ABSENT),
+    ("domain.devices.sound", ABSENT),
+    ("domain.devices.watchdog", ABSENT),
+    (f"{D}.2.cdrom.bus", "scsi"),
+]
 TDX = [
     ("domain.launchSecurity", {"tdx": {}}),
     ("domain.features.smm", ABSENT),
@@ -613,6 +623,32 @@ TDX = [
             "",
             {"1.5": "memory-limit", "1.6": None},
         ),
+        ([("domain.cpu.maxSockets", 128)], "", {"1.4": "cpu-count", "1.5": None}),
+        ([("domain.cpu.maxSockets", 2049)], "", {"1.9": "cpu-count"}),
+        ([*ON_S390X, ("domain.cpu.maxSockets", 125)], "", {"1.9": "cpu-count"}),
+        ([*ON_ARM64, ("domain.cpu.sockets", 257)], "", {"1.9": "cpu-count"}),
+        ([*ON_ARM64, ("domain.cpu.maxSockets", 1)], "+MultiArchitecture", {"1.4": None, "1.8": None}),
+        (
+            [*ON_ARM64, ("domain.cpu.sockets", 2), ("domain.cpu.maxSockets", 2)],
+            "+MultiArchitecture",
+            {"1.4": "cpu-room-arm64", "1.5": None},
+        ),
+        (
+            [*ON_ARM64, ("domain.cpu.maxSockets", 1), ("domain.cpu.dedicatedCpuPlacement", True)],
+            "+CPUManager,+MultiArchitecture",
+            {"1.5": "cpu-room-arm64", "1.8": "cpu-room-arm64", "1.9": None},
+        ),
+        (
+            [(f"{D}.0.dedicatedIOThread", True), ("domain.cpu.dedicatedCpuPlacement", True)],
+            "+CPUManager",
+            {"1.4": None, "1.5": "cpu-io-threads", "1.7": "cpu-io-threads", "1.8": None},
+        ),
+        (
+            [("domain.ioThreadsPolicy", "auto"), ("domain.cpu.dedicatedCpuPlacement", True)],
+            "+CPUManager",
+            {"1.7": "cpu-io-threads", "1.8": None},
+        ),
+        ([*ON_S390X, (f"{D}.0.blockSize", {"custom": {"logical": 512, "physical": 8192}})], "", {"1.9": "block-size"}),
         (ON_S390X, "", {"1.7": "feature-gate", "1.8": None}),
         (ON_S390X, "+MultiArchitecture", {"1.3": None, "1.7": None}),
         ([*ON_S390X, ("domain.launchSecurity", {})], "", {"1.8": "feature-gate", "1.9": None}),
@@ -647,17 +683,7 @@ def test_a_data_volume_of_another_namespace():
 
 
 def test_other_architectures():
-    arm64 = changed(
-        VM,
-        ("architecture", "arm64"),
-        ("domain.machine.type", "virt"),
-        ("domain.cpu.model", "host-passthrough"),
-        ("domain.memory.maxGuest", ABSENT),
-        ("domain.devices.sound", ABSENT),
-        ("domain.devices.watchdog", ABSENT),
-        (f"{D}.2.cdrom.bus", "scsi"),
-    )
-    assert ids(arm64) == set()
+    assert ids(changed(VM, *ON_ARM64)) == set()
     s390x = changed(
         VM,
         ("architecture", "s390x"),

@@ -9,9 +9,15 @@ from math import prod
 from typing import Any
 
 from migrate.target.admission.spec import GIB, MIB, Manifest, Refusal, Spec, amount
+from migrate.target.vocabulary import Target
 
 # The machine types that each architecture has unless the administrator says otherwise: pkg/virt-config/virt-config.go.
 MACHINES = {"amd64": ("q35*", "pc-q35*"), "arm64": ("virt*",), "s390x": ("s390-ccw-virtio*",)}
+# The vCPUs that QEMU's machines hold, those that can be added among them: hw/i386/pc_q35.c, hw/arm/virt.c,
+# hw/s390x/s390-virtio-ccw.c.
+MOST_VCPUS = {"amd64": 4096, "arm64": 512, "s390x": 248}
+# More need an IOMMU, which libvirt adds by itself since 10.10, the one of KubeVirt 1.5.
+VCPUS_WITHOUT_IOMMU = 255
 
 
 def of_machine(every: Spec) -> Iterator[Refusal]:
@@ -120,6 +126,7 @@ def of_cpu(every: Spec) -> Iterator[Refusal]:
             because = f"KubeVirt refuses {path} together with an instance type, which gives the CPUs."
             yield Refusal(path, "cpu-instancetype", because, "Keep one of them.")
         return
+    yield from _vcpus(every, cpu)
     if cpu.get("isolateEmulatorThread") and not dedicated:
         because = "KubeVirt refuses isolateEmulatorThread without dedicatedCpuPlacement."
         yield Refusal("domain.cpu.isolateEmulatorThread", "cpu-isolate", because, "Set dedicatedCpuPlacement too.")
@@ -133,9 +140,43 @@ def of_cpu(every: Spec) -> Iterator[Refusal]:
         yield from _dedicated(every, cpu)
 
 
+def _vcpus(every: Spec, cpu: Manifest) -> Iterator[Refusal]:
+    """How many vCPUs the machine holds, and the room for more that arm64 does not have."""
+    counts = [cpu.get(name) or 1 for name in ("sockets", "cores", "threads")]
+    vcpus, room = prod(counts), cpu.get("maxSockets") or 0
+    if every.arch == "arm64" and room and _falls_over_room(every, cpu, vcpus):
+        because = "A VM on arm64 with such a maxSockets does not start before KubeVirt 1.9: nothing can be added there."
+        yield Refusal("domain.cpu.maxSockets", "cpu-room-arm64", because, "Leave maxSockets out.")
+    if every.arch != "arm64":
+        vcpus = max(vcpus, prod((room, *counts[1:])))
+    most = MOST_VCPUS.get(every.arch, vcpus)
+    if every.arch == "amd64" and not every.target.at_least("1.5"):
+        most = VCPUS_WITHOUT_IOMMU
+    if vcpus > most:
+        because = f"A VM with more than {most} vCPUs, those that can be added among them, does not start."
+        remedy = "Use KubeVirt 1.5 or later, or fewer vCPUs." if most == VCPUS_WITHOUT_IOMMU else "Use fewer vCPUs."
+        yield Refusal("domain.cpu.sockets", "cpu-count", because, remedy)
+
+
+def _falls_over_room(every: Spec, cpu: Manifest, vcpus: int) -> bool:
+    """Whether room for vCPUs keeps an arm64 VM from starting: QEMU has no slots there, and virt-launcher no list."""
+    if not every.target.at_least("1.5"):
+        return vcpus > (cpu.get("cores") or 1) * (cpu.get("threads") or 1)
+    return bool(cpu.get("dedicatedCpuPlacement")) and not every.target.at_least("1.9")
+
+
+def pins_io_threads(target: Target) -> bool:
+    """Whether virt-launcher can pin I/O threads to dedicated CPUs: 1.5 to 1.7 fall over it (vcpu.go)."""
+    return target.at_least("1.8") or not target.at_least("1.5")
+
+
 def _dedicated(every: Spec, cpu: Manifest) -> Iterator[Refusal]:
     """What dedicated CPUs ask for: whole CPUs that agree with each other, and at most two threads a core."""
     path = "domain.cpu.dedicatedCpuPlacement"
+    threads = "ioThreadsPolicy" in every.domain or any(disk.get("dedicatedIOThread") for disk in every.disks)
+    if threads and not pins_io_threads(every.target):
+        because = "A VM with both dedicated CPUs and I/O threads does not start on KubeVirt 1.5 to 1.7."
+        yield Refusal(path, "cpu-io-threads", because, "Use KubeVirt 1.8 or later, or leave the I/O threads out.")
     resources = every.domain.get("resources", {})
     requests, limits = resources.get("requests", {}), resources.get("limits", {})
     limit, request = (amount(each.get("cpu")) or Fraction(0) for each in (limits, requests))

@@ -18,6 +18,8 @@ SHARED = (
     ({"persistentVolumeClaim", "dataVolume"}, "EnableVirtioFsStorageVolumes"),
     ({"configMap", "secret", "serviceAccount", "downwardAPI"}, "EnableVirtioFsConfigVolumes"),
 )
+# In bytes, where it is not 2 MiB: virtwrap/converter/converter.go, and QEMU before KubeVirt 1.9.
+LARGEST_BLOCK = {"s390x": 4096}
 KUBEVIRTS_OWN = ("/var/run/kubevirt", "/var/run/libvirt")
 
 
@@ -105,12 +107,13 @@ def _block_size(every: Spec, disk: Manifest, path: str) -> Iterator[Refusal]:
     logical, physical = custom.get("logical", 0), custom.get("physical", 0)
     granularity = custom.get("discardGranularity")
     match = sizes.get("matchVolume")
-    fits = all(512 <= size <= 2 * MIB and size & (size - 1) == 0 for size in (logical, physical))
+    most = LARGEST_BLOCK.get(every.arch, 2 * MIB)
+    fits = all(512 <= size <= most and size & (size - 1) == 0 for size in (logical, physical))
     if match is not None and match.get("enabled", True):
         because = "KubeVirt refuses a block size of its own together with that of the volume."
         yield Refusal(path, "block-size", because, "Keep one of them.")
     elif logical > physical or not fits:
-        because = "KubeVirt refuses block sizes that are no powers of 2 from 512 to 2 MiB with logical <= physical."
+        because = f"KubeVirt refuses block sizes that are no powers of 2 from 512 to {most} with logical <= physical."
         yield Refusal(path, "block-size", because, "Use 512 or 4096.")
     elif _bus(every, disk) == "sata" and logical != 512 and every.target.at_least("1.7"):
         because = "KubeVirt refuses a logical block size other than 512 on SATA."
