@@ -25,7 +25,7 @@ def device(view: View, context: Context) -> Iterator[Sign]:
     kind, bus = view.text("type"), view.text("bus")
     own = MACHINE.get(context.arch, {}).get(kind)
     if kind == "tablet":
-        yield from _tablet(view, bus)
+        yield from _tablet(view, bus, context.arch)
     elif own is None:
         yield flag(view.owned, "lost", f"{kind} on {bus}")
     elif bus == own:
@@ -34,9 +34,10 @@ def device(view: View, context: Context) -> Iterator[Sign]:
         yield flag(view.owned, "machine", f"{kind} on {bus}")
 
 
-def _tablet(view: View, bus: str) -> Iterator[Sign]:
+def _tablet(view: View, bus: str, arch: str) -> Iterator[Sign]:
+    buses = ("virtio",) if arch == "s390x" else ("usb", "virtio")
     yield write(view.owned, "domain.devices.inputs.name", view.key)
     yield write(view.owned, "domain.devices.inputs.type", "tablet")
-    yield write(view.owned, "domain.devices.inputs.bus", bus if bus in ("usb", "virtio") else "usb")
-    if bus not in ("usb", "virtio"):
-        yield flag(view.owned, "bus", bus)
+    yield write(view.owned, "domain.devices.inputs.bus", bus if bus in buses else buses[0])
+    if bus not in buses:
+        yield flag(view.owned, "bus", f"{bus} becomes {buses[0]}")

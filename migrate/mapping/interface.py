@@ -163,7 +163,9 @@ def queues(view: View, context: Context) -> Iterator[Sign]:
 def acpi(view: View, context: Context) -> Iterator[Sign]:
     """The index by which the guest names the interface."""
     index = nic_names.acpi_index(view.node, context)
-    if index:
+    if context.arch == "s390x":
+        yield flag(view.owned, "channel", view.text("acpi.index"))
+    elif index:
         yield write(view.owned, f"{INTERFACE}.acpiIndex", index)
     else:
         yield flag(view.owned, "range", view.text("acpi.index"))

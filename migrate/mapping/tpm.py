@@ -16,7 +16,8 @@ def gate(view: View, context: Context) -> str | None:
 
 
 def _persistent(context: Context) -> bool:
-    return missing(PERSISTENT, True, context.target) is None
+    # A persistent one is a tpm-crb, which QEMU has on x86 only.
+    return context.arch != "aarch64" and missing(PERSISTENT, True, context.target) is None
 
 
 def backend(view: View, context: Context) -> Iterator[Sign]:
@@ -24,7 +25,7 @@ def backend(view: View, context: Context) -> Iterator[Sign]:
     yield write(view.owned, PERSISTENT, _persistent(context))
     yield flag(view.owned, "hardware" if view.text("backend.type") == "passthrough" else "secrets")
     if not _persistent(context):
-        yield flag(view.owned, "volatile")
+        yield flag(view.owned, "arm" if context.arch == "aarch64" else "volatile")
 
 
 def model(view: View, context: Context) -> Iterator[Sign]:

@@ -222,6 +222,7 @@ REFUSED = [
     ("feature-gate", [("VirtualMachine.spec.runStrategy", "WaitAsReceiver")]),
     ("feature-gate", [("domain.devices.hostDevices", [{"name": "gpu", "deviceName": "a/b"}])]),
     ("feature-gate", [("domain.cpu.dedicatedCpuPlacement", True)]),
+    ("cpu-feature-twice", [("domain.cpu.features", [{"name": "pbe"}, {"name": "pbe", "policy": "disable"}])]),
     ("architecture", [("architecture", "ppc64le")]),
     ("hostname", [("hostname", "a.b")]),
     ("subdomain", [("subdomain", "a_b")]),
@@ -584,6 +585,10 @@ ON_S390X = [
     ("domain.machine.type", "s390-ccw-virtio"),
     ("domain.memory.maxGuest", ABSENT),
     ("domain.devices.watchdog", ABSENT),
+    ("domain.devices.tpm", ABSENT),
+    ("domain.devices.inputs.0.bus", "virtio"),
+    ("domain.features.hyperv", ABSENT),
+    (f"{D}.2.cdrom.bus", "scsi"),
 ]
 ON_ARM64 = [
     ("architecture", "arm64"),
@@ -684,14 +689,35 @@ def test_a_data_volume_of_another_namespace():
 
 def test_other_architectures():
     assert ids(changed(VM, *ON_ARM64)) == set()
-    s390x = changed(
-        VM,
-        ("architecture", "s390x"),
-        ("domain.machine.type", "s390-ccw-virtio"),
-        ("domain.memory.maxGuest", ABSENT),
-        ("domain.devices.watchdog", {"name": "dog", "diag288": {}}),
-    )
+    s390x = changed(VM, *ON_S390X, ("domain.devices.watchdog", {"name": "dog", "diag288": {}}))
     assert ids(s390x) == set()
+
+
+X86_ONLY = [
+    (ON_ARM64, ("domain.devices.tpm", {"persistent": True}), "tpm-arm64"),
+    (ON_ARM64, ("domain.devices.panicDevices", [{"model": "isa"}]), "panic-arm64"),
+    (ON_ARM64, ("domain.devices.panicDevices", [{"model": "pvpanic"}]), None),
+    (ON_ARM64, ("domain.features.pvspinlock", {}), "pvspinlock-arch"),
+    (ON_ARM64, ("domain.clock.timer.pit.tickPolicy", "catchup"), "timer-policy"),
+    (ON_ARM64, ("domain.clock.timer.hpet", {}), "timer-arch"),
+    (ON_ARM64, ("domain.clock.timer.kvm", {"present": False}), None),
+    (ON_S390X, ("domain.clock.timer.hyperv", {"present": True}), "timer-arch"),
+    (ON_S390X, ("domain.clock.timer.pit.tickPolicy", "discard"), "timer-policy"),
+    (ON_S390X, ("domain.features.pvspinlock", {"enabled": False}), "pvspinlock-arch"),
+    (ON_S390X, ("domain.features.hyperv", {"relaxed": {}}), "hyperv-s390x"),
+    (ON_S390X, ("domain.devices.tpm", {}), "tpm-s390x"),
+    (ON_S390X, ("domain.devices.inputs.0.bus", "usb"), "input-bus-s390x"),
+    (ON_S390X, ("domain.devices.clientPassthrough", {}), "redirect-s390x"),
+    (ON_S390X, (f"{N}.0.acpiIndex", 1), "nic-acpi-s390x"),
+    (ON_S390X, (f"{D}.0.disk.bus", "sata"), "disk-bus-s390x"),
+    (ON_S390X, (f"{D}.2.cdrom.bus", "sata"), "disk-bus-s390x"),
+    (ON_S390X, (f"{D}.3.lun.bus", "usb"), "disk-bus-s390x"),
+]
+
+
+@pytest.mark.parametrize(("machine", "change", "expected"), X86_ONLY)
+def test_what_only_x86_machines_have_keeps_others_from_starting(machine, change, expected):
+    assert ids(changed(VM, *machine, change)) == {expected} - {None}
 
 
 def test_encrypted_vms_that_are_right():
@@ -761,7 +787,7 @@ def test_refusals_say_where():
 
 
 def test_every_row_of_the_table_is_reached():
-    reached = {name for name, _ in REFUSED}
+    reached = {name for name, _ in REFUSED} | {name for *_, name in X86_ONLY}
     assert {row["id"] for row in table("admission.yaml") if "until" not in row} <= reached
     vocabulary = Target("1.9").vocabulary
     assert all(vocabulary.field(row["path"]) for row in table("admission.yaml"))

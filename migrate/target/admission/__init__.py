@@ -38,6 +38,7 @@ CHECKS = (
     devices.of_firmware,
     devices.of_hyperv,
     devices.of_other_devices,
+    devices.of_architecture,
     devices.of_launch_security,
     resourceclaims.of_resource_claims,
     resourceclaims.of_claimed_devices,

@@ -136,6 +136,10 @@ def of_cpu(every: Spec) -> Iterator[Refusal]:
     if "realtime" in cpu and not (dedicated and numa):
         because = "KubeVirt refuses realtime without dedicatedCpuPlacement and NUMA passthrough."
         yield Refusal("domain.cpu.realtime", "cpu-realtime", because, "Set both, or leave realtime out.")
+    features = [feature.get("name") for feature in cpu.get("features", [])]
+    for name in sorted({name for name in features if name and features.count(name) > 1}):
+        because = f"A VM that names the CPU feature {name} twice does not start."
+        yield Refusal("domain.cpu.features", "cpu-feature-twice", because, "Keep one of them.")
     if dedicated:
         yield from _dedicated(every, cpu)
 

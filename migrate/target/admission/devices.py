@@ -95,6 +95,18 @@ def of_other_devices(every: Spec) -> Iterator[Refusal]:
         yield Refusal("domain.ioThreadsPolicy", "io-threads", because, "Set ioThreads.supplementalPoolThreadCount.")
 
 
+def of_architecture(every: Spec) -> Iterator[Refusal]:
+    """What libvirt's QEMU driver has on x86 only: qemu_validate.c."""
+    if every.arch == "arm64" and every.devices.get("tpm", {}).get("persistent"):
+        because = "A VM on arm64 does not start with a persistent TPM, which is a tpm-crb."
+        yield Refusal("domain.devices.tpm.persistent", "tpm-arm64", because, "Set persistent to false.")
+    timers = every.domain.get("clock", {}).get("timer", {})
+    for name in ("hpet", "kvm", "hyperv"):
+        if every.arch != "amd64" and name in timers and timers[name].get("present") is not False:
+            because = f"A VM on {every.arch} does not start with the timer {name}, which x86 machines have."
+            yield Refusal(f"domain.clock.timer.{name}", "timer-arch", because, "Leave the timer out.")
+
+
 def _shows_early(gpu: Manifest) -> bool:
     """Whether a GPU has a display that shows the boot, which naming a display means."""
     display = gpu.get("virtualGPUOptions", {}).get("display")
