@@ -349,6 +349,24 @@ def test_a_preference_refuses_a_vm_that_has_less_than_it_asks_for(preference: di
     assert [misfit.id for misfit in found(wanted(), cluster)] == ["preference-requires"] * refused
 
 
+@pytest.mark.parametrize(
+    ("devices", "refused"),
+    [
+        ({"autoattachGraphicsDevice": False}, True),
+        ({"autoattachGraphicsDevice": True}, False),
+        ({"video": {"type": "vga"}}, False),
+        ({}, False),
+    ],
+)
+def test_a_preference_with_a_graphics_adapter_is_refused_for_a_vm_without_a_screen(
+    devices: dict[str, Any], refused: bool
+) -> None:
+    preference = {"devices": {"preferredVideoType": "virtio"}}
+    cluster = replace(CLUSTER, preferences=Listing({("", "VirtualMachineClusterPreference/rhel.9"): preference}))
+    misfits = [misfit.id for misfit in found(wanted(domain=SPEC["domain"] | {"devices": devices}), cluster)]
+    assert ("preference-conflict" in misfits) is refused
+
+
 def test_a_preference_counts_the_cpus_and_memory_of_the_instance_type() -> None:
     needs = {
         "requirements": {"cpu": {"guest": 4}, "memory": {"guest": "2Gi"}},

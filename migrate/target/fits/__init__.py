@@ -25,6 +25,7 @@ CHECKS = (
     instancetypes.conflicts,
     instancetypes.sizes,
     instancetypes.requirements,
+    instancetypes.screens,
     storage.classes,
     storage.uploads,
     storage.folders,

@@ -109,6 +109,20 @@ def requirements(wanted: Wanted) -> Iterator[Misfit]:
         yield Misfit("preference-requires", "blocker", PREFERENCE, because, "Choose another preference or none.")
 
 
+def screens(wanted: Wanted) -> Iterator[Misfit]:
+    """A graphics adapter that the preference gives a VM without a screen."""
+    video = _at(wanted.preference, "devices.preferredVideoType")
+    devices = wanted.domain.get("devices", {})
+    if video and "video" not in devices and devices.get("autoattachGraphicsDevice") is False:
+        because = (
+            f"The preference {wanted.named('preference')[1]} gives the VM a graphics adapter ({video}), and KubeVirt "
+            "refuses one for a VM without a screen."
+        )
+        remedy = "Choose another preference or none, or give the source domain a screen."
+        path = "domain.devices.autoattachGraphicsDevice"
+        yield Misfit("preference-conflict", "blocker", path, because, remedy)
+
+
 def _counted(cpu: Object) -> tuple[str, ...]:
     """The parts of the topology that are counted; `preferCores` is the older name of `cores`."""
     prefers = cpu.get("preferredCPUTopology") or "sockets"
