@@ -15,6 +15,7 @@ from migrate.target import admission, api, fits, live, vocabulary
 from migrate.target import cluster as clusters
 from migrate.target.live import ClusterTarget, Object, key_of
 from migrate.target.vocabulary import Target, strict
+from migrate.transfer import cdi_import
 
 VM, CLAIM, VOLUME = "VirtualMachine", "PersistentVolumeClaim", "PersistentVolume"
 FILES = ("claims.yaml", "vm.yaml")
@@ -118,7 +119,9 @@ def problems(
         made = [each for each in left if methods.get(each["metadata"]["name"]) != "adopt" or each["kind"] != CLAIM]
         translation = Translation(item.row.vm, [], manifest=item.machine, disks=item.row.disks)
         translation.claims = [each for each in made if each["kind"] == CLAIM]
-        reason = next(_reasons(translation, item, made, facts, target, used, cluster, waived), None)
+        pulled = [disk for disk in item.row.disks if methods[disk.claim] == "cdi-import" and _is_left(disk.claim, left)]
+        asked = [*made, *(cdi_import.volume(cluster, disk) for disk in pulled)]
+        reason = next(_reasons(translation, item, asked, facts, target, used, cluster, waived), None)
         if reason:
             found[item.row.vm.folder] = reason
         else:
@@ -160,7 +163,7 @@ def _method(item: Carried, disk: PlannedDisk, cluster: ClusterTarget) -> str | N
 def _reasons(
     translation: Translation,
     item: Carried,
-    made: list[Object],
+    asked: list[Object],
     facts: clusters.Cluster,
     target: Target,
     used: fits.Used,
@@ -178,7 +181,7 @@ def _reasons(
     for misfit in fits.misfits(translation, facts, target, used):
         if misfit.severity == "blocker" and (folder, f"cluster/{misfit.id}") not in waived:
             yield f"{misfit.because} {misfit.remedy}"
-    for each in made:
+    for each in asked:
         try:
             cluster.apply(each, DRY_RUN, dry_run=True)
         except Refused as refusal:

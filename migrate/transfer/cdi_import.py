@@ -66,8 +66,8 @@ def move(
 ) -> Evidence:
     """Has CDI fill the claim and reads it back; `progress` gets "import" and the bytes that CDI tells of."""
     started = time.monotonic()
-    volume = live.make(cluster, step.journal, step.vm, _volume(cluster, disk))
-    cluster.wait(lambda: _done(cluster, disk, volume, progress), lambda: "", patience=float("inf"))
+    made = live.make(cluster, step.journal, step.vm, volume(cluster, disk))
+    cluster.wait(lambda: _done(cluster, disk, made, progress), lambda: "", patience=float("inf"))
     uid = there(cluster, disk)["metadata"]["uid"]
     imported = time.monotonic()
     size = disk.bytes or 0
@@ -100,7 +100,7 @@ def move(
     )
 
 
-def _volume(cluster: ClusterTarget, disk: PlannedDisk) -> Object:
+def volume(cluster: ClusterTarget, disk: PlannedDisk) -> Object:
     """The DataVolume that makes the claim exactly as the plan has it."""
     claim = manifest(cluster, disk)
     metadata = {name: claim["metadata"][name] for name in ("name", "namespace", "labels") if name in claim["metadata"]}

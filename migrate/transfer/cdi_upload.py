@@ -46,9 +46,14 @@ READY = f"{CDI}pod.ready"
 ZEROES = bytes(1 << 20)
 WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds between tries
 SENDS = 2  # how often a disk is sent until it is the storage that is to blame
-# CDI looks for these at these offsets of what it gets, also of raw data, and would convert a guest's own bytes.
-MAGIC = {
-    0: (b"QFI\xfb", b"KDMV", b"conectix", b"vhdxfile", b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"BZh"),
+# CDI unpacks what begins so, also raw data (pkg/image/filefmt.go).
+PACKED = {0: (b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")}
+# CDI, or qemu-img by which it has everything looked at, takes for an image what has these at these offsets.
+IMAGES = {
+    0: (
+        *(b"QFI\xfb", b"KDMV", b"COWD", b"# Disk DescriptorFile", b"conectix", b"vhdxfile", b"LUKS\xba\xbe\0\1"),
+        *(b"QED\0", b"WithoutFreeSpace", b"WithouFreSpacExt", b"Bochs Virtual HD Image", b"#!/bin/sh\n#V2.0 Format"),
+    ),
     0x40: (b"\x7f\x10\xda\xbe",),
 }
 
@@ -151,7 +156,7 @@ def _upload(opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, step: Ste
     body = _body(opened, disk, cluster, progress)
     for wait in (*WAITS, None):
         cluster.wait(lambda: _ready(disk, cluster), lambda: _not_ready(disk, cluster))
-        problem = _tried(disk, cluster, body)
+        problem = _tried(opened, disk, cluster, body)
         if problem is None:
             break
         if wait is None:
@@ -168,20 +173,30 @@ def _body(opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, progress: P
     """What is sent: raw bytes for a Block claim, but for a disk that is all zero, or one that CDI would convert."""
     told = None if progress is None else lambda count: progress("copy", count)
     behind = 0
-    if manifest(cluster, disk)["spec"].get("volumeMode") == "Block":
+    if _is_block(disk, cluster):
         body = _stream.raw(opened.uri, throttle=opened.throttle, progress=told)
-        if not body.blank() and not _looks_like_an_image(opened):
+        if not body.blank() and not _begins(opened, PACKED, IMAGES):
             return body
         behind = _behind(there(cluster, disk), opened.size)
     return _stream.qcow2(opened.uri, behind=behind, throttle=opened.throttle, progress=told)
 
 
-def _tried(disk: PlannedDisk, cluster: ClusterTarget, body: _stream.Body) -> str | None:
+def _tried(opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, body: _stream.Body) -> str | None:
     """Sends the body once; why another try may help, None where CDI has put it onto the claim."""
     before = _restarts(there(cluster, disk))
     if problem := _post(disk, cluster, cluster.proxy, body):
         return problem
-    return cluster.wait(lambda: _taken(disk, cluster, before), lambda: "", patience=float("inf")) or None
+    problem = cluster.wait(lambda: _taken(disk, cluster, before), lambda: "", patience=float("inf")) or None
+    if problem and not _is_block(disk, cluster) and _begins(opened, IMAGES):
+        raise Refused(
+            f"{name_of(disk)}: the guest's disk begins as an image file does, and CDI takes its file for one and fails "
+            f"({problem}): `undo`, and plan again with volumeMode Block for this disk in the site file"
+        )
+    return problem
+
+
+def _is_block(disk: PlannedDisk, cluster: ClusterTarget) -> bool:
+    return manifest(cluster, disk)["spec"].get("volumeMode") == "Block"
 
 
 def _post(disk: PlannedDisk, cluster: ClusterTarget, proxy: Proxy, body: _stream.Body) -> str | None:
@@ -245,7 +260,7 @@ def _not_ready(disk: PlannedDisk, cluster: ClusterTarget) -> str:
     phase = claim["status"].get("phase")
     if phase != "Bound":
         return f"claim {name_of(disk)} is {phase} and not bound: see `kubectl describe` of it"
-    told = annotation(claim, f"{CDI}condition.running.message") or f"pod phase {annotation(claim, PHASE) or 'none'}"
+    told = _message(claim) or f"pod phase {annotation(claim, PHASE) or 'none'}"
     return f"CDI's upload server for {name_of(disk)} is not ready ({told}): see that CDI runs"
 
 
@@ -256,18 +271,22 @@ def _taken(disk: PlannedDisk, cluster: ClusterTarget, restarts: int) -> str | No
     if phase == "Succeeded":
         return ""
     if phase == "Failed" or _restarts(claim) > restarts:
-        return annotation(claim, f"{CDI}condition.running.message") or "CDI could not put onto it what was sent"
+        return _message(claim) or "CDI could not put onto it what was sent"
     return None
+
+
+def _message(claim: Object) -> str:
+    """What CDI tells of its pod in one line: of a log, its end."""
+    return " ".join(annotation(claim, f"{CDI}condition.running.message").split())[-300:]
 
 
 def _restarts(claim: Object) -> int:
     return int(annotation(claim, f"{CDI}pod.restarts") or 0)
 
 
-def _looks_like_an_image(opened: Opened) -> bool:
-    """Whether CDI would take the first bytes of the guest's disk for a format."""
-    length = min(PAGESIZE, opened.size)
+def _begins(opened: Opened, *magics: dict[int, tuple[bytes, ...]]) -> bool:
+    """Whether the guest's disk has one of the magic bytes at its beginning."""
     buffer = mmap(-1, PAGESIZE)
     with Connection(opened.uri) as connection:
-        connection.pread(0, buffer, 0, length)
-    return length < 512 or any(buffer[at : at + 64].startswith(magics) for at, magics in MAGIC.items())
+        connection.pread(0, buffer, 0, min(PAGESIZE, opened.size))
+    return any(buffer[at : at + 64].startswith(found) for each in magics for at, found in each.items())

@@ -10,6 +10,7 @@ import html
 import io
 import json
 import lzma
+import math
 import os
 import re
 import secrets
@@ -33,6 +34,7 @@ CONTENT = f"{ANNOTATION}storage.contentType"
 IMMEDIATE = f"{ANNOTATION}storage.bind.immediate.requested"
 PHASE, READY = f"{ANNOTATION}storage.pod.phase", f"{ANNOTATION}storage.pod.ready"
 OVERHEAD = 0.06
+ALIGNMENT = 1 << 20  # Of the images that CDI makes larger.
 SCRATCH = "fast"  # The storage class of scratch space.
 HEADER = 512
 BEARER = re.compile(r"(?i)Bearer\s+([A-Za-z0-9\-._~+/]+)")
@@ -83,6 +85,7 @@ class Server:
     busy: bool = False
     done: bool = False
     restarts: int = 0
+    log: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -227,6 +230,7 @@ class Uploads:
         server = self.servers.get(claim.metadata.uid)
         restarts = str(server.restarts if server else 0)
         texts = {key: phase, READY: ready, running: ready, f"{ANNOTATION}storage.pod.restarts": restarts}
+        texts[f"{running}.message"] = server.log if server and ready == "false" else ""
         texts[f"{ANNOTATION}storage.uploadPodName"] = f"cdi-upload-{claim.metadata.name}"
         self.client.patch(
             PersistentVolumeClaim,
@@ -322,9 +326,10 @@ class Uploads:
     def _process_behind(self, server: Server, convert: bool, fault: UploadFault) -> None:
         try:
             self._process(server, convert, fault)
-        except Exception:
-            # The pod ends with an error and is started again.
+        except Exception as error:
+            # The pod ends with an error, of which its log is told, and is started again.
             server.restarts += 1
+            server.log = f"E1 uploadserver.go:388] Error during resumed processing: {error}\n: exit status 1\n"
             self.events.soon(self._say, server.claim, PHASE, "Running", "false")
             server.busy = False
             self.events.later(0.2, self._say, server.claim, PHASE, "Running", "true")
@@ -439,16 +444,23 @@ def _write(stream: IO[bytes], target: Path, room: int, block: bool) -> None:
 
 def _validate(image: Path, available: int) -> None:
     """What qemu-img makes of an image, whose format it guesses as CDI has it do, has to fit."""
-    told = subprocess.run(["qemu-img", "info", "--output=json", image], check=False, capture_output=True)
-    if told.returncode:
-        raise NoCapacity(told.stderr.decode())
-    found = json.loads(told.stdout)
+    found = _info(image)
     size, backing = found["virtual-size"], found.get("backing-filename")
+    if found["format"] not in FORMATS and found["format"] != "raw":
+        raise NoCapacity(f"Invalid format {found['format']} for image {image}")
     if backing and not Path(backing).exists():
         raise NoCapacity(f"Image {image} is invalid because it has invalid backing file {backing}")
     if size > available:
         told = f"virtual image size {size} is larger than the reported available storage {available}"
         raise NoCapacity(f"{told}. A larger PVC is required")
+
+
+def _info(image: Path) -> Any:
+    """What qemu-img says of an image whose format it guesses; CDI calls whatever it cannot open too large."""
+    told = subprocess.run(["qemu-img", "info", "--output=json", image], check=False, capture_output=True)
+    if told.returncode:
+        raise NoCapacity(told.stderr.decode())
+    return json.loads(told.stdout)
 
 
 def finish(server: Server, convert: bool) -> None:
@@ -463,9 +475,11 @@ def finish(server: Server, convert: bool) -> None:
         finally:
             server.scratch.unlink()
     if not server.block:
-        usable = int(server.available / (1 + OVERHEAD)) // 4096 * 4096
-        if image.stat().st_size < usable:
-            os.truncate(image, usable)
+        usable = min(server.asked, math.ceil(server.available / (1 + OVERHEAD)) // ALIGNMENT * ALIGNMENT)
+        if _info(image)["virtual-size"] < usable:
+            # qemu-img does not make it smaller where the guest's bytes are taken for a smaller image.
+            command = ["qemu-img", "resize", "-q", "-f", "raw", image, str(usable)]
+            subprocess.run(command, check=True, capture_output=True)
         _validate(image, server.available)
         image.chmod(0o660)
         os.chown(image, 107, 107)

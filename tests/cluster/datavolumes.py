@@ -77,8 +77,14 @@ class Imports:
             return "Missing Data volume PVC"
         if len(kinds) > 1:
             return "Duplicate storage definition, both target storage and target pvc defined"
-        if "storage" not in (spec[kinds[0]].get("resources") or {}).get("requests", {}):
+        size = (spec[kinds[0]].get("resources") or {}).get("requests", {}).get("storage")
+        if size is None:
             return f"{kinds[0].upper()} size is missing"
+        if parse_quantity(size) < MIB:
+            return f"{kinds[0].upper()} size should be at least 1MiB"
+        modes = spec[kinds[0]].get("accessModes") or []
+        if kinds == ["pvc"] and len(modes) != 1:
+            return "PVC multiple accessModes" if modes else "at least 1 access mode is required"
         if message := _source_refusal(spec):
             return message
         try:

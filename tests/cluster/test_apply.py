@@ -257,6 +257,19 @@ def test_a_disk_on_a_web_server_is_pulled_by_cdi_itself(
     cluster.wait(lambda: not names(cluster, "persistentvolumeclaims"), "the end of the claim")
 
 
+def test_what_cdi_refuses_to_pull_is_told_before_anything_is_made(
+    embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster
+) -> None:
+    disk = embedded.folder / "disk.xml"
+    disk.write_text(CDROM.format(port=1).replace("cdrom", "disk"))
+    embedded.define("web", embedded.image("web.qcow2", "8M"))
+    embedded.virsh("attach-device", "web", disk, "--config")
+    modes = "{default: {accessModes: [ReadWriteMany, ReadWriteOnce]}}"
+    planned(more="sizes: {web/sda: 2Mi}\n" + f"vms: {{web: {{storage: {modes}}}}}\n")
+    assert "multiple accessModes" in on_cluster("apply", status=1).stderr
+    assert names(cluster, "persistentvolumeclaims") == []
+
+
 @contextmanager
 def serving(folder: Path) -> Iterator[int]:
     handler = partial(SimpleHTTPRequestHandler, directory=str(folder))

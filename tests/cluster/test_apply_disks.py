@@ -137,6 +137,37 @@ def test_images_arrive_as_their_guests_see_them(
         assert same(cluster.claim_path("vms", f"{name}-vda"), image)
 
 
+@pytest.fixture
+def locked(embedded: Host) -> Path:
+    """A raw disk that its guest has encrypted whole."""
+    path = embedded.folder / "web.raw"
+    key = ["--object", "secret,id=key,data=hunter2", "-o", "key-secret=key,iter-time=10"]
+    subprocess.run(["qemu-img", "create", "-q", "-f", "luks", *key, path, "6M"], check=True)
+    return path
+
+
+def test_a_disk_that_its_guest_encrypted_arrives_on_a_device(
+    locked: Path, embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster
+) -> None:
+    embedded.define("web", locked)
+    planned("Block")
+    on_cluster("apply")
+    assert same(cluster.claim_path("vms", "web-vda"), locked)
+    assert len(posted(cluster)["web-vda"]) == 1
+
+
+def test_a_disk_whose_file_cdi_cannot_look_at_is_sent_once_and_the_way_out_is_told(
+    locked: Path, embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster
+) -> None:
+    embedded.define("web", locked)
+    planned("Filesystem")
+    told = on_cluster("apply", status=2).stderr
+    assert "volumeMode Block" in told and "Invalid format luks" in told and told.count("\n") == 1
+    assert len(posted(cluster)["web-vda"]) == 1
+    assert machines(cluster) == []
+    on_cluster("undo", "--yes")
+
+
 def test_images_that_cannot_be_read_or_reach_too_far_block_their_vms(
     embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster, tmp_path: Path
 ) -> None:
