@@ -74,11 +74,11 @@ def apply(
 
     A second run goes on where the first ended.
     """
-    target, chosen = target_of(**where, namespace=namespace), selected(select, exclude)
+    target, chosen, rate = target_of(**where, namespace=namespace), selected(select, exclude), _rate(bandwidth)
     if dry_run:
         outcomes = _rehearsed(plan, target, chosen, output, dry_run == "server", namespace)
     else:
-        given = {"jobs": jobs, "bandwidth": _rate(bandwidth), "accept_unverified": accept_unverified}
+        given = {"jobs": jobs, "bandwidth": rate, "accept_unverified": accept_unverified}
         outcomes = carry_out(plan, target, chosen, output, namespace=namespace, **given)
     if output == "json":
         print_json(list(map(document, outcomes)))
@@ -166,12 +166,12 @@ def undo(
     if output == "json" and not yes:
         raise Refused("nobody can be asked with -o json: give --yes, or leave -o out to see what would be removed")
     cluster, chosen = _cluster(context, kubeconfig, namespace), selected(select, exclude)
-    found = undoing.removals(plan, cluster, chosen)
+    found = undoing.removals(plan, cluster, chosen, namespace)
     if not yes and _asks(found) and not click.confirm("Remove these?", err=True):
         note("nothing was removed")
         sys.exit(FINDINGS)
     done = []
-    for removal in undoing.undo(plan, cluster, chosen):
+    for removal in undoing.undo(plan, cluster, chosen, namespace):
         done.append(removal)
         if output == "text":
             _tell_removal(removal, "removed", note if removal.stays else say)

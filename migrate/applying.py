@@ -263,7 +263,8 @@ class _Run:
         return self._outcome(vm, disk, evidence, earlier=True)
 
     def _prove(self, vm: VM, disk: PlannedDisk, evidence: Evidence) -> Outcome:
-        sent = journals.digests(self.folder / journals.NAME, evidence.vm, evidence.disk, self.target.name)
+        known = evidence.vm, evidence.disk, self.target.name, evidence.namespace
+        sent = journals.digests(self.folder / journals.NAME, *known)
         try:
             problem = transfer.method(evidence.method).check(disk, self.target, evidence, sent)
         except Unfinished as reason:
@@ -304,13 +305,13 @@ class _Run:
             self.progress(disk, phase, count)
 
         if check is None or (method.OPENS is None and not sources.readable(vm, disk)):
-            step = self.journal.step(vm.folder, disk.name, self.target.name, "")
+            step = self.journal.step(vm.folder, disk.name, self.target.name, "", disk.namespace)
             evidence = method.move(None, disk, self.target, step, told)
         else:
             with sources.source(vm.kind).open(vm, disk) as opened:
                 opened.checks.append(check)
                 opened.throttle = self._throttle(vm)
-                step = self.journal.step(vm.folder, disk.name, self.target.name, opened.stamp)
+                step = self.journal.step(vm.folder, disk.name, self.target.name, opened.stamp, disk.namespace)
                 evidence = method.move(opened, disk, self.target, step, told)
         step.end(evidence)
         return evidence
@@ -338,7 +339,7 @@ def verify(folder: Path, target: Target, select: Selection, namespace: str | Non
 
 
 def _verified(
-    sent: Callable[[str, str], dict[int, bytes]],
+    sent: Callable[[str, str, str], dict[int, bytes]],
     disk: PlannedDisk,
     target: Target,
     evidence: Evidence,
@@ -350,6 +351,7 @@ def _verified(
         if target.get(*key) and (reason := live.started(target, *key[1:])):
             return Blocked(f"the VM's disks are its own by now, for {reason}: they are not compared with the source")
     try:
-        return transfer.method(evidence.method).check(disk, target, evidence, sent(evidence.vm, evidence.disk))
+        digests = sent(evidence.vm, evidence.disk, evidence.namespace)
+        return transfer.method(evidence.method).check(disk, target, evidence, digests)
     except Unfinished as reason:
         return Unverified(f"is unverified: {reason}")

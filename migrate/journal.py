@@ -24,7 +24,7 @@ from migrate.model import Evidence, Refused, Unfinished
 NAME = "journal.jsonl"
 _DIGESTS_A_LINE = 4096
 
-Key = tuple[str, str, str]  # vm, disk, target
+Key = tuple[str, str, str, str]  # vm, disk, target, namespace
 Name = tuple[str, str, str]  # kind, namespace, name
 
 
@@ -32,7 +32,8 @@ Name = tuple[str, str, str]  # kind, namespace, name
 class Made:
     """An object that a plan made in a cluster, or is about to: then without the `uid` that the cluster gave it.
 
-    `mark` is the label by which the plan knows its objects again.
+    `mark` is the label by which the plan knows its objects again. `again` says that it is made in place of one that
+    somebody else removed.
     """
 
     vm: str
@@ -41,6 +42,7 @@ class Made:
     name: str
     mark: str
     uid: str | None = None
+    again: bool = False
 
     @property
     def key(self) -> Name:
@@ -50,7 +52,7 @@ class Made:
 
 @dataclass(slots=True)
 class Step:
-    """One disk on its way to one target: what earlier runs made durable, and how this run records more.
+    """One disk on its way to one namespace of a target: what earlier runs made durable, and how this one records more.
 
     `done` has the digests of finished blocks by index, valid for a source of this `stamp` only; `placed` identifies
     the file that an earlier run was about to put into place; `restarted` says why earlier work is not used. `sent` has
@@ -62,6 +64,7 @@ class Step:
     disk: str
     target: str
     stamp: str
+    namespace: str
     done: dict[int, bytes] = field(default_factory=dict)
     placed: list[int] | None = None
     restarted: str | None = None
@@ -100,7 +103,7 @@ class Step:
         return self.journal.path.parent
 
     def _append(self, kind: str, **facts: Any) -> None:
-        self.journal.append({"kind": kind, "vm": self.vm, "disk": self.disk, "target": self.target, **facts})
+        self.journal.append({"kind": kind, **_place(self.vm, self.disk, self.target, self.namespace), **facts})
 
 
 class Journal:
@@ -113,13 +116,13 @@ class Journal:
         self._states = _replay(self._lines(), keep=False)
         os.ftruncate(descriptor, self._end)
 
-    def step(self, vm: str, disk: str, target: str, stamp: str) -> Step:
+    def step(self, vm: str, disk: str, target: str, stamp: str, namespace: str = "default") -> Step:
         """Begins or goes on with a disk: blocks done earlier count when the source still has the same stamp."""
-        state = self._states.get((vm, disk, target), _State())
-        step = Step(self, vm, disk, target, stamp, state.done, state.placed, sent=state.sent)
+        state = self._states.get((vm, disk, target, namespace), _State())
+        step = Step(self, vm, disk, target, stamp, namespace, state.done, state.placed, sent=state.sent)
         if (state.done or state.sent) and state.stamp != stamp:
             step.void("the source changed since the last run: the copy starts anew")
-        self.append({"kind": "begin", "vm": vm, "disk": disk, "target": target, "stamp": stamp})
+        self.append({"kind": "begin", **_place(vm, disk, target, namespace), "stamp": stamp})
         return step
 
     def _lines(self) -> Iterator[dict[str, Any]]:
@@ -130,12 +133,13 @@ class Journal:
 
     def prove(self, target: str, evidence: Evidence) -> None:
         """Records what is known of a disk that has arrived."""
-        facts = {"vm": evidence.vm, "disk": evidence.disk, "target": target, "evidence": asdict(evidence)}
-        self.append({"kind": "evidence", **facts})
+        place = _place(evidence.vm, evidence.disk, target, evidence.namespace)
+        self.append({"kind": "evidence", **place, "evidence": asdict(evidence)})
 
     def forget(self, target: str, evidence: Evidence, reason: str) -> None:
         """Records that a disk that had arrived is not there any more."""
-        self.append({"kind": "void", "vm": evidence.vm, "disk": evidence.disk, "target": target, "reason": reason})
+        place = _place(evidence.vm, evidence.disk, target, evidence.namespace)
+        self.append({"kind": "void", **place, "reason": reason})
 
     def objects(self, target: str) -> list[Made]:
         """What the plan made at a target and did not remove, in this order."""
@@ -148,7 +152,9 @@ class Journal:
     def make(self, target: str, vm: str, key: Name) -> Made:
         """Records that an object is about to be made."""
         mark = next((made.mark for made in self.objects(target)), None) or secrets.token_hex(8)
-        return self._object("make", target, Made(vm, *key, mark))
+        before = self.made(target, key)
+        again = before is not None and (before.again or before.uid is not None)
+        return self._object("make", target, Made(vm, *key, mark, again=again))
 
     def exists(self, target: str, made: Made, uid: str) -> None:
         """Records the uid that an object got."""
@@ -220,19 +226,19 @@ def targets(path: Path) -> list[str]:
     return [target for target, reached in tried.items() if reached] or list(tried)
 
 
-def begun(path: Path, target: str) -> dict[tuple[str, str], int]:
-    """How many blocks have been recorded of each disk that was begun at a target, by VM and disk."""
+def begun(path: Path, target: str) -> dict[tuple[str, str, str], int]:
+    """How many blocks have been recorded of each disk that was begun at a target, by VM, disk and namespace."""
     states = _replay((record for _, record in _read(path) if record["target"] == target), keep=True)
-    return {(vm, disk): len(state.done) for (vm, disk, _), state in states.items() if disk}
+    return {(vm, disk, place): len(state.done) for (vm, disk, _, place), state in states.items() if disk}
 
 
-def digests(path: Path, vm: str, disk: str, target: str) -> dict[int, bytes]:
+def digests(path: Path, vm: str, disk: str, target: str, namespace: str = "default") -> dict[int, bytes]:
     """The digests of the blocks of a disk that were sent to a target, by index; blocks that are absent were zero."""
-    return digests_at(path, target)(vm, disk)
+    return digests_at(path, target)(vm, disk, namespace)
 
 
-def digests_at(path: Path, target: str) -> Callable[[str, str], dict[int, bytes]]:
-    """The `digests` of any disk at a target, by VM and disk; the journal is gone through once for all of them."""
+def digests_at(path: Path, target: str) -> Callable[[str, str, str], dict[int, bytes]]:
+    """The `digests` of any disk at a target, by VM, disk and namespace; the journal is gone through once for all."""
     lines: dict[Key, list[tuple[int, int]]] = defaultdict(list)
     start = 0
     for end, record in _read(path):
@@ -240,8 +246,8 @@ def digests_at(path: Path, target: str) -> Callable[[str, str], dict[int, bytes]
             lines[_key(record)].append((start, end - start))
         start = end
 
-    def find(vm: str, disk: str) -> dict[int, bytes]:
-        key = (vm, disk, target)
+    def find(vm: str, disk: str, namespace: str) -> dict[int, bytes]:
+        key = (vm, disk, target, namespace)
         if key not in lines:
             return {}
         with path.open("rb") as file:
@@ -296,7 +302,11 @@ def _replay(records: Iterable[dict[str, Any]], *, keep: bool) -> dict[Key, _Stat
 
 
 def _key(record: dict[str, Any]) -> Key:
-    return record["vm"], record["disk"], record["target"]
+    return record["vm"], record["disk"], record["target"], record.get("namespace", "")
+
+
+def _place(vm: str, disk: str, target: str, namespace: str) -> dict[str, str]:
+    return {"vm": vm, "disk": disk, "target": target, "namespace": namespace}
 
 
 def _sum(text: bytes) -> bytes:

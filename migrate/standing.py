@@ -14,32 +14,37 @@ Row = dict[str, Any]
 
 
 def status(folder: Path, select: Selection) -> list[Row]:
-    """A row for each VM and target; of a plan that was never applied for each VM alone."""
+    """A row for each VM, target and namespace; of a plan that was never applied for each VM alone."""
     journal = folder / journals.NAME
     rows = planned(folder, select)
     return [row for target in journals.targets(journal) or [""] for row in _of_target(rows, target, journal)]
 
 
 def _of_target(rows: list[Planned], target: str, journal: Path) -> list[Row]:
-    evidence = {claim: proof for (_, claim), proof in journals.arrived(journal, target).items()}
+    evidence = journals.arrived(journal, target)
     begun = journals.begun(journal, target)
     made = [each for each in journals.objects(journal, target) if each.uid]
     found = []
     for row in rows:
-        disks = []
-        for disk in row.disks:
-            proof = evidence.get(disk.claim)
-            state = "waiting" if (row.vm.folder, disk.name) not in begun else "begun"
-            if proof:
-                state = "unverified" if proof.unverified else "verified"
-            place = f"{proof.namespace if proof else disk.namespace}/{disk.claim}"
-            known = asdict(proof) if proof else None
-            disks.append({"disk": disk.name, "claim": place, "bytes": disk.bytes, "state": state, "evidence": known})
-        objects = [f"{each.kind} {each.namespace}/{each.name}" for each in made if each.vm == row.vm.folder]
-        state = "blocked" if row.verdict == "blocked" else _state(target, disks, objects)
-        found.append(
-            {"vm": row.vm.folder, "target": target or None, "state": state, "disks": disks, "objects": objects}
-        )
+        vm = row.vm.folder
+        used = {place for name, _, place in begun if name == vm} | {each.namespace for each in made if each.vm == vm}
+        planned_for = {disk.namespace for disk in row.disks}
+        for namespace in sorted(used - {""}) or sorted(planned_for) or [""]:
+            disks = []
+            for disk in row.disks:
+                proof = evidence.get((namespace, disk.claim))
+                state = "waiting" if (vm, disk.name, namespace) not in begun else "begun"
+                if proof:
+                    state = "unverified" if proof.unverified else "verified"
+                known = asdict(proof) if proof else None
+                place = f"{namespace}/{disk.claim}"
+                disks.append(
+                    {"disk": disk.name, "claim": place, "bytes": disk.bytes, "state": state, "evidence": known}
+                )
+            own = [each for each in made if each.vm == vm and each.namespace in ("", namespace)]
+            objects = [f"{each.kind} {each.namespace}/{each.name}" for each in own]
+            state = "blocked" if row.verdict == "blocked" else _state(target, disks, objects)
+            found.append({"vm": vm, "target": target or None, "state": state, "disks": disks, "objects": objects})
     return found
 
 

@@ -12,10 +12,10 @@ from migrate.model import Refused
 from migrate.planned import Planned, planned
 from migrate.selection import Selection
 from migrate.target import live
-from migrate.target.live import ClusterTarget
+from migrate.target.live import ClusterTarget, Object
 
-VM = "VirtualMachine"
-FILLED = ("PersistentVolumeClaim", "DataVolume", "PersistentVolume")
+VM, VOLUME = "VirtualMachine", "PersistentVolume"
+FILLED = ("PersistentVolumeClaim", "DataVolume", VOLUME)
 TAKEN = "it was made anew or taken over by others"
 
 
@@ -28,19 +28,34 @@ class Removal:
     gone: bool = False
 
 
-def removals(folder: Path, cluster: ClusterTarget, select: Selection) -> list[Removal]:
-    """What the plan made in a cluster, the last first, with what of it has to stay."""
+def removals(folder: Path, cluster: ClusterTarget, select: Selection, namespace: str | None = None) -> list[Removal]:
+    """What the plan made in a cluster, or in one namespace of it, the last first, with what of it has to stay."""
     wanted = {row.vm.folder for row in planned(folder, select)}
     sharing = _sharing(planned(folder, Selection()))
     made = journals.objects(folder / journals.NAME, cluster.name)
-    ran = {each.vm: live.started(cluster, each.namespace, each.name) for each in made if each.kind == VM}
-    found = [_removal(each, cluster) for each in reversed(made) if each.vm in wanted]
-    for each in found:
-        if each.stays is None and not each.gone:
-            vms = sharing.get(each.made.name, []) if each.made.kind in FILLED else [each.made.vm]
-            used = next((vm for vm in vms if ran.get(vm)), None)
-            each.stays = used and f"the VM {used} may have written to its disks: {ran[used]}"
+    ran = {(each.namespace, each.vm): _ran(each, cluster) for each in made if each.kind == VM}
+    found = []
+    for each in reversed(made):
+        if each.vm not in wanted:
+            continue
+        item = cluster.get(*each.key)
+        place = _namespace(each, item)
+        if namespace and place not in ("", namespace):
+            continue
+        removal = _removal(each, item)
+        if removal.stays is None and not removal.gone:
+            vms = sharing.get(each.name, []) if each.kind in FILLED else [each.vm]
+            used = next((vm for vm in vms if ran.get((place, vm))), None)
+            removal.stays = used and f"the VM {used} may have written to its disks: {ran[place, used]}"
+        found.append(removal)
     return found
+
+
+def _ran(made: Made, cluster: ClusterTarget) -> str | None:
+    """Why a VM has to be taken for one that has run, None where it certainly has not."""
+    if made.again:
+        return "it was removed once and made anew, so nobody knows whether it had run"
+    return live.started(cluster, made.namespace, made.name)
 
 
 def _sharing(rows: list[Planned]) -> dict[str, list[str]]:
@@ -53,19 +68,24 @@ def _sharing(rows: list[Planned]) -> dict[str, list[str]]:
     return found
 
 
-def _removal(made: Made, cluster: ClusterTarget) -> Removal:
-    item = cluster.get(*made.key)
+def _namespace(made: Made, item: Object | None) -> str:
+    """The namespace of an object, of a volume that of its claim."""
+    claim = ((item or {}).get("spec") or {}).get("claimRef") if made.kind == VOLUME else None
+    return claim["namespace"] if claim else made.namespace
+
+
+def _removal(made: Made, item: Object | None) -> Removal:
     if item is None:
         return Removal(made, gone=True)
     return Removal(made, stays=None if live.is_ours(item, made) else TAKEN)
 
 
-def undo(folder: Path, cluster: ClusterTarget, select: Selection) -> Iterator[Removal]:
+def undo(folder: Path, cluster: ClusterTarget, select: Selection, namespace: str | None = None) -> Iterator[Removal]:
     """Removes what can be removed, the VMs before their claims, and records it; what stays is told too."""
     path = folder / journals.NAME
     with journals.opened(path) as journal:
         known = journals.arrived(path, cluster.name)
-        for each in removals(folder, cluster, select):
+        for each in removals(folder, cluster, select, namespace):
             if each.stays is None:
                 _remove(each, cluster, journal)
             evidence = known.get((each.made.namespace, each.made.name))

@@ -165,6 +165,50 @@ def test_undo_removes_what_apply_made_and_nothing_else(
     assert machines(cluster) == ["one", "three", "two"]
 
 
+def test_a_claim_that_a_removed_vm_may_have_written_to_stays_also_when_the_vm_is_made_anew(
+    embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster
+) -> None:
+    embedded.define("web", embedded.image("web.qcow2", "8M", "write -P 1 0 1M"))
+    planned()
+    on_cluster("apply")
+    cluster.client.delete(api.kinds()["virtualmachines"], "web", namespace="vms")
+    cluster.wait(lambda: machines(cluster) == [], "the end of the VM")
+    for _ in range(2):
+        on_cluster("apply")
+        assert machines(cluster) == ["web"]
+        assert "vms/web-vda stays" in on_cluster("undo", "--yes", status=1).stderr
+    assert names(cluster, "persistentvolumeclaims") == ["web-vda"]
+
+
+def test_a_plan_goes_to_two_namespaces_each_with_its_own_proof(
+    embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster, kubevirt_migrate: Command
+) -> None:
+    image = embedded.image("web.qcow2", "8M", "write -P 1 0 1M")
+    embedded.define("web", image)
+    planned()
+    cluster.server.namespace("other")
+    there = ("-n", "other")
+    on_cluster("apply", *there)
+    on_cluster("apply")
+    assert same(cluster.claim_path("other", "web-vda"), image)
+    assert same(cluster.claim_path("vms", "web-vda"), image)
+    assert "other/web-vda" in on_cluster("verify", *there).stdout
+    assert "vms/web-vda" in on_cluster("verify").stdout
+    rows = json.loads(kubevirt_migrate("status", "plan", "-o", "json").stdout)
+    assert {(row["disks"][0]["claim"], row["state"]) for row in rows} == {
+        ("other/web-vda", "done"),
+        ("vms/web-vda", "done"),
+    }
+    kind = api.kinds()["virtualmachines"]
+    cluster.client.patch(kind, "web", {"spec": {"runStrategy": "Always"}}, namespace="vms", patch_type=PatchType.MERGE)
+    cluster.wait(lambda: names(cluster, "virtualmachineinstances") == ["web"], "the instance")
+    gone = on_cluster("undo", "--yes", *there).stdout
+    assert "other/web-vda removed" in gone and "vms/" not in gone
+    on_cluster("apply", *there)
+    assert "vms/web-vda stays" in on_cluster("undo", "--yes", status=1).stderr
+    assert names(cluster, "persistentvolumeclaims") == ["web-vda"]
+
+
 def test_a_dry_run_changes_nothing(embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster) -> None:
     embedded.define("web", embedded.image("web.qcow2", "8M"))
     planned()
