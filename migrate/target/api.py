@@ -199,7 +199,9 @@ def failure(context: str, error: Exception) -> Refused | Unfinished:
     message = getattr(getattr(error, "status", None), "message", None) or f"status {response.status_code}"
     if response.status_code in BUSY:
         return Unfinished(f"context {context}: the API server is busy or failing ({message}): run again later")
-    if response.status_code in (401, 403):
+    if response.status_code == 401:
+        return Refused(f"context {context}: the login is not valid or has ended ({message}): log in anew, run again")
+    if response.status_code == 403:
         return Refused(f"context {context}: not allowed: {message}; use a user who may")
     return Refused(f"context {context}: refused by the API server: {message}")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from migrate.model import Refused
 from migrate.target import vocabulary
 from migrate.target.admission.spec import amount
-from migrate.target.api import answered, kinds, unreachable
+from migrate.target.api import answered, failure, kinds, unreachable
 from migrate.target.proxy import Proxy
 from migrate.target.vocabulary import Target
 
@@ -219,7 +219,7 @@ class _Reader:
                 return None
             if error.status.code == 404:
                 return {}
-            raise Refused(f"context {self.context}: {error.status.message or error}") from None
+            raise failure(self.context, error) from None
         except httpx2.HTTPError as error:
             raise unreachable(self.context, error) from None
         return items

@@ -122,6 +122,16 @@ def test_an_api_server_that_stays_broken_is_one_line_and_the_next_run_goes_on(
     assert (posts(cluster), machines(cluster)) == (1, ["web"])
 
 
+def test_a_login_that_ends_is_told_and_the_next_run_goes_on(disk: Path, on_cluster: Command, cluster: Cluster) -> None:
+    for path in ("/persistentvolumeclaims", "/virtualmachines/web"):
+        cluster.api.faults.append(ApiFault(method="GET", path=path, status=401, times=1000))
+        assert "log in anew" in on_cluster("apply", status=2).stderr
+        assert machines(cluster) == []
+        cluster.api.faults.clear()
+    on_cluster("apply")
+    assert machines(cluster) == ["web"]
+
+
 def test_a_token_that_has_ended_is_told(disk: Path, on_cluster: Command, cluster: Cluster) -> None:
     cluster.uploads.tokens.seconds = -1
     assert "CDI answered 401" in on_cluster("apply", status=3).stderr
