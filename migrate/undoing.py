@@ -34,12 +34,13 @@ def removals(folder: Path, cluster: ClusterTarget, select: Selection, namespace:
     sharing = _sharing(planned(folder, Selection()))
     made = journals.objects(folder / journals.NAME, cluster.name)
     ran = {(each.namespace, each.vm): _ran(each, cluster) for each in made if each.kind == VM}
+    others = _others(cluster, made)
     found = []
     for each in reversed(made):
         if each.vm not in wanted:
             continue
         item = cluster.get(*each.key)
-        place = _namespace(each, item)
+        place, claim = _claim(each, item)
         if namespace and place not in ("", namespace):
             continue
         removal = _removal(each, item)
@@ -47,6 +48,8 @@ def removals(folder: Path, cluster: ClusterTarget, select: Selection, namespace:
             vms = sharing.get(each.name, []) if each.kind in FILLED else [each.vm]
             used = next((vm for vm in vms if ran.get((place, vm))), None)
             removal.stays = used and f"the VM {used} may have written to its disks: {ran[place, used]}"
+            if each.kind in FILLED and (other := others.get((place, claim))):
+                removal.stays = f"the VM {place}/{other} has it, which is not the work of this plan"
         found.append(removal)
     return found
 
@@ -68,10 +71,23 @@ def _sharing(rows: list[Planned]) -> dict[str, list[str]]:
     return found
 
 
-def _namespace(made: Made, item: Object | None) -> str:
-    """The namespace of an object, of a volume that of its claim."""
+def _claim(made: Made, item: Object | None) -> tuple[str, str]:
+    """Namespace and name of an object, of a volume those of its claim."""
     claim = ((item or {}).get("spec") or {}).get("claimRef") if made.kind == VOLUME else None
-    return claim["namespace"] if claim else made.namespace
+    return (claim["namespace"], claim["name"]) if claim else (made.namespace, made.name)
+
+
+def _others(cluster: ClusterTarget, made: list[Made]) -> dict[tuple[str, str], str]:
+    """The VMs that the plan did not make, by namespace and name of the claims that they have."""
+    own = {each.key for each in made}
+    found = {}
+    for namespace in {each.namespace for each in made if each.kind in FILLED} - {""}:
+        for vm in cluster.labelled(VM, namespace, {}):
+            template = (vm.get("spec") or {}).get("template") or {}
+            for volume in (template.get("spec") or {}).get("volumes") or [] if live.key_of(vm) not in own else []:
+                for source, name in (("persistentVolumeClaim", "claimName"), ("dataVolume", "name")):
+                    found[namespace, (volume.get(source) or {}).get(name)] = vm["metadata"]["name"]
+    return found
 
 
 def _removal(made: Made, item: Object | None) -> Removal:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cluster.double import Cluster
 from conftest import Command
 from lightkube.resources.core_v1 import PersistentVolumeClaim
@@ -178,6 +179,21 @@ def test_a_claim_that_a_removed_vm_may_have_written_to_stays_also_when_the_vm_is
         assert machines(cluster) == ["web"]
         assert "vms/web-vda stays" in on_cluster("undo", "--yes", status=1).stderr
     assert names(cluster, "persistentvolumeclaims") == ["web-vda"]
+
+
+def test_a_claim_that_a_vm_made_by_hand_has_stays(
+    embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster, tmp_path: Path
+) -> None:
+    embedded.define("web", embedded.image("web.qcow2", "8M", "write -P 1 0 1M"))
+    planned()
+    on_cluster("apply", image=None, status=3)
+    (by_hand,) = yaml.safe_load_all((tmp_path / "plan/web/vm.yaml").read_text())
+    cluster.client.create(api.kinds()["virtualmachines"].from_dict(by_hand))
+    assert "vms/web-vda stays: the VM vms/web has it" in on_cluster("undo", "--yes", status=1).stderr
+    cluster.client.delete(api.kinds()["virtualmachines"], "web", namespace="vms")
+    cluster.wait(lambda: machines(cluster) == [], "the end of the VM")
+    on_cluster("undo", "--yes")
+    assert names(cluster, "persistentvolumeclaims") == []
 
 
 def test_a_plan_goes_to_two_namespaces_each_with_its_own_proof(
