@@ -17,6 +17,7 @@ from migrate.terminal import (
     UNFINISHED,
     Bars,
     Command,
+    Events,
     carried_to,
     directory,
     fields,
@@ -72,7 +73,7 @@ def apply(
 ) -> None:
     """Carry a plan out: copy its disks, read them back, keep the proof, and in a cluster make the VMs, halted.
 
-    A second run goes on where the first ended.
+    A second run goes on where the first ended. With -o json progress is lines of JSON on stderr.
     """
     target, chosen, rate = target_of(**where, namespace=namespace), selected(select, exclude), _rate(bandwidth)
     if dry_run:
@@ -232,7 +233,8 @@ def carry_out(plan: Path, target: Target, select: Selection, output: str, **opti
     from migrate.planned import planned
 
     wanted = [row for row in planned(plan, select) if row.verdict != "blocked"]
-    bars, outcomes = Bars(sum(disk.bytes or 0 for row in wanted for disk in row.disks)), []
+    outcomes: list[Outcome] = []
+    bars = Events() if output == "json" else Bars(sum(disk.bytes or 0 for row in wanted for disk in row.disks))
     try:
         for outcome in applying.apply(plan, target, select, bars.step, **options):
             bars.clear()

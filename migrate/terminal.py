@@ -186,3 +186,25 @@ class Bars:
             if self.live is not None:
                 self.live.stop()
                 self.live, self.tasks = None, {}
+
+
+class Events:
+    """Lines of JSON on stderr that say how far a disk is, at most one a second for each phase of it."""
+
+    def __init__(self) -> None:
+        self.told: dict[tuple[str, str, str], tuple[float, int]] = {}
+        self.lock = threading.Lock()
+
+    def step(self, disk: PlannedDisk, phase: str, done: int) -> None:
+        """Tells that a disk has come to `done` bytes of a phase; from any thread."""
+        now, key = time.monotonic(), (disk.namespace, disk.claim, phase)
+        with self.lock:
+            last, known = self.told.get(key, (0.0, -1))
+            if done == known or (done != disk.bytes and now - last < 1):
+                return
+            self.told[key] = now, done
+            event = {"claim": f"{disk.namespace}/{disk.claim}", "phase": phase, "bytes": done, "of": disk.bytes}
+            click.echo(ascii_only(json.dumps({"event": "progress", **event}, ensure_ascii=False)), err=True)
+
+    def clear(self) -> None:
+        """Leaves what was printed."""

@@ -225,6 +225,17 @@ def test_a_plan_goes_to_two_namespaces_each_with_its_own_proof(
     assert names(cluster, "persistentvolumeclaims") == ["web-vda"]
 
 
+def test_progress_is_lines_of_json_as_it_comes(embedded: Host, planned: Any, on_cluster: Command) -> None:
+    embedded.define("web", embedded.image("web.qcow2", "8M", "write -P 1 0 5M"))
+    planned()
+    done = on_cluster("apply", "-o", "json", "--bandwidth", "2MiB")
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    copied = [each["bytes"] for each in events if each.get("phase") == "copy"]
+    assert len(copied) > 1 and copied == sorted(set(copied)) and copied[-1] == 8 << 20
+    assert {(each["event"], each["claim"], each["of"]) for each in events} == {("progress", "vms/web-vda", 8 << 20)}
+    assert [each["made"] for each in json.loads(done.stdout)] == [None, "VirtualMachine vms/web"]
+
+
 def test_a_dry_run_changes_nothing(embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster) -> None:
     embedded.define("web", embedded.image("web.qcow2", "8M"))
     planned()
