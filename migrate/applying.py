@@ -208,7 +208,10 @@ class _Run:
     def _of_made(self, row: Planned) -> Iterator[Outcome]:
         for disk in row.disks:
             evidence = self.arrived.get((disk.namespace, disk.claim))
-            yield Outcome(row.vm.folder, disk.name, evidence, earlier=True)
+            problem = None
+            if evidence and not transfer.method(evidence.method).present(disk, self.target, evidence):
+                problem = Unfinished(f"claim {disk.namespace}/{disk.claim} of the VM is gone: `undo`, and apply again")
+            yield Outcome(row.vm.folder, disk.name, evidence, problem, earlier=True)
         key = live.key_of(self.items[row.vm.folder].machine)
         yield Outcome(row.vm.folder, made=live.shown(key), earlier=True)
 

@@ -84,7 +84,8 @@ def _read(path: Path) -> list[Object]:
     items = [item for item in found if item is not None]
     for item in items:
         metadata = item.get("metadata") if isinstance(item, dict) else None
-        if not (isinstance(metadata, dict) and isinstance(item.get("kind"), str) and metadata.get("name")):
+        named = isinstance(metadata, dict) and [item.get("kind"), metadata.get("name"), metadata.get("namespace", "")]
+        if not (named and all(isinstance(text, str) for text in named) and metadata["name"]):
             raise Refused(f"{path}: holds what is no Kubernetes object: mend it, or plan again")
         api.kind_of(item["kind"])
     return items
@@ -171,7 +172,10 @@ def _reasons(
     waived: set[tuple[str, str]],
 ) -> Iterator[str]:
     """Why the cluster does not take the VM: the manifests, what they need and what is taken, and its own word."""
-    folder = item.row.vm.folder
+    folder, (_, namespace, name) = item.row.vm.folder, key_of(item.machine)
+    for kind, place, claim in map(key_of, item.claims):
+        if place != namespace:
+            yield f"{kind} {claim} is in namespace {place} and its VM {name} in {namespace}: give both one, or use -n"
     for each in item.objects:
         if each["kind"] in vocabulary.API_VERSIONS:
             yield from (f"{live.shown(key_of(each))}: {problem}" for problem in strict(each, target))

@@ -270,6 +270,38 @@ def test_edited_manifests_are_honoured_and_looked_at_again(
     assert "web-init" not in names(cluster, "secrets")
 
 
+def test_manifests_edited_into_nonsense_are_refused_in_a_line(
+    embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster, tmp_path: Path
+) -> None:
+    embedded.define("web", embedded.image("web.qcow2", "8M"))
+    planned()
+    cluster.server.namespace("other")
+    manifest = tmp_path / "plan/web/vm.yaml"
+    text = manifest.read_text()
+    for was, becomes, status, told in (
+        ("name: web\n", "name: 5\n", 2, "no Kubernetes object"),
+        ("namespace: vms\n", "namespace: [vms]\n", 2, "no Kubernetes object"),
+        ("namespace: vms\n", "namespace: other\n", 1, "web-vda is in namespace vms and its VM web in other"),
+    ):
+        manifest.write_text(text.replace(was, becomes, 1))
+        done = on_cluster("apply", status=status)
+        assert told in done.stderr and done.stderr.count("\n") == 1
+    assert names(cluster, "persistentvolumeclaims") == []
+
+
+def test_a_claim_that_was_taken_from_its_vm_is_told(
+    embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster
+) -> None:
+    embedded.define("web", embedded.image("web.qcow2", "8M"))
+    planned()
+    on_cluster("apply")
+    cluster.client.delete(PersistentVolumeClaim, "web-vda", namespace="vms")
+    cluster.wait(lambda: not names(cluster, "persistentvolumeclaims"), "the end of the claim")
+    assert "vms/web-vda of the VM is gone" in on_cluster("apply", status=3).stderr
+    on_cluster("undo", "--yes")
+    on_cluster("apply")
+
+
 def test_claims_that_bind_late_and_devices_that_held_data_are_filled_too(
     embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster
 ) -> None:
