@@ -13,9 +13,10 @@ from migrate.planned import Planned, planned
 from migrate.selection import Selection
 from migrate.target import live
 from migrate.target.live import ClusterTarget, Object
+from migrate.transfer._claims import end, job_of
 
-VM, VOLUME = "VirtualMachine", "PersistentVolume"
-FILLED = ("PersistentVolumeClaim", "DataVolume", VOLUME)
+VM, CLAIM, VOLUME = "VirtualMachine", "PersistentVolumeClaim", "PersistentVolume"
+FILLED = (CLAIM, "DataVolume", VOLUME)
 TAKEN = "it was made anew or taken over by others"
 
 
@@ -111,8 +112,12 @@ def undo(folder: Path, cluster: ClusterTarget, select: Selection, namespace: str
 
 
 def _remove(removal: Removal, cluster: ClusterTarget, journal: Journal) -> None:
+    made = removal.made
     try:
-        if live.remove(cluster, journal, removal.made):
+        if made.kind in FILLED and made.kind != VOLUME:
+            # A run that was killed leaves its Job, whose pod keeps the claim.
+            end(cluster, job_of(made.namespace, made.name))
+        if live.remove(cluster, journal, made):
             removal.stays = TAKEN
     except Refused as refusal:
         removal.stays = str(refusal)

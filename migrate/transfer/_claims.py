@@ -134,7 +134,7 @@ def read_back(cluster: ClusterTarget, disk: PlannedDisk, size: int) -> Found:
         raise Unverifiable("there is no image for the Job that reads the claim back: run again with --worker-image")
     job = _job(cluster, manifest(cluster, disk)["spec"].get("volumeMode", "Filesystem"), disk, size)
     key = key_of(job)
-    _end(cluster, key)
+    end(cluster, key)
     try:
         cluster.apply(job, MARK_OF_JOBS)
     except Refused as refusal:
@@ -149,7 +149,12 @@ def read_back(cluster: ClusterTarget, disk: PlannedDisk, size: int) -> Found:
 MARK_OF_JOBS = "reads-back"
 
 
-def _end(cluster: ClusterTarget, key: tuple[str, str, str]) -> None:
+def job_of(namespace: str, claim: str) -> tuple[str, str, str]:
+    """What the Job that reads a claim back is called."""
+    return "Job", namespace, f"kubevirt-migrate-{short_hash(namespace, claim)}"
+
+
+def end(cluster: ClusterTarget, key: tuple[str, str, str]) -> None:
     """Removes a Job of an earlier run with its pods."""
     cluster.delete(*key)
     cluster.wait(
@@ -255,9 +260,6 @@ def _job(cluster: ClusterTarget, mode: str, disk: PlannedDisk, size: int) -> Obj
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {
-            "name": f"kubevirt-migrate-{short_hash(disk.namespace, disk.claim)}",
-            "namespace": disk.namespace,
-        },
+        "metadata": {"name": job_of(disk.namespace, disk.claim)[2], "namespace": disk.namespace},
         "spec": {"backoffLimit": 0, "ttlSecondsAfterFinished": JOB_SECONDS, "template": {"spec": pod}},
     }

@@ -16,8 +16,11 @@ from cluster.double import Cluster
 from cluster.faults import ApiFault
 from cluster.test_apply import IMAGE, machines, names, on_cluster, planned
 from conftest import Command
-from lightkube.resources.core_v1 import PersistentVolumeClaim
+from lightkube.resources.batch_v1 import Job
+from lightkube.resources.core_v1 import PersistentVolumeClaim, Pod
 from real.host import Host, same
+
+from migrate.transfer import _claims
 
 __all__ = ["on_cluster", "planned"]
 
@@ -174,6 +177,17 @@ def test_a_killed_upload_starts_anew(disk: Path, on_cluster: Command, cluster: C
     on_cluster("apply")
     assert same(cluster.claim_path("vms", "web-vda"), disk)
     assert on_cluster("verify").stdout.count("verified") == 1
+
+
+def test_undo_ends_a_job_that_a_killed_run_left(disk: Path, on_cluster: Command, cluster: Cluster) -> None:
+    on_cluster("apply", image=None, status=3)
+    pod = {"restartPolicy": "Never", "containers": [{"name": "worker", "image": IMAGE, "command": ["sleep", "600"]}]}
+    pod["volumes"] = [{"name": "claim", "persistentVolumeClaim": {"claimName": "web-vda"}}]
+    metadata = {"name": _claims.job_of("vms", "web-vda")[2], "namespace": "vms"}
+    cluster.client.create(Job.from_dict({"metadata": metadata, "spec": {"template": {"spec": pod}}}))
+    cluster.wait(lambda: list(cluster.client.list(Pod, namespace="vms")), "the pod")
+    on_cluster("undo", "--yes")
+    assert (names(cluster, "jobs"), names(cluster, "pods"), names(cluster, "persistentvolumeclaims")) == ([], [], [])
 
 
 def test_names_that_others_have_are_left_alone_and_the_rest_is_done(
