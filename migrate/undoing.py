@@ -16,6 +16,7 @@ from migrate.target.live import ClusterTarget, Object
 from migrate.transfer._claims import end, job_of
 
 VM, CLAIM, VOLUME = "VirtualMachine", "PersistentVolumeClaim", "PersistentVolume"
+INSTANCE = "VirtualMachineInstance"
 FILLED = (CLAIM, "DataVolume", VOLUME)
 TAKEN = "it was made anew or taken over by others"
 
@@ -59,6 +60,8 @@ def _ran(made: Made, cluster: ClusterTarget) -> str | None:
     """Why a VM has to be taken for one that has run, None where it certainly has not."""
     if made.again:
         return "it was removed once and made anew, so nobody knows whether it had run"
+    if made.uid is None and not any(cluster.get(kind, made.namespace, made.name) for kind in (VM, INSTANCE)):
+        return None  # The run that was about to make it was killed.
     return live.started(cluster, made.namespace, made.name)
 
 

@@ -20,6 +20,7 @@ from lightkube.resources.batch_v1 import Job
 from lightkube.resources.core_v1 import PersistentVolumeClaim, Pod
 from real.host import Host, same
 
+from migrate import journal as journals
 from migrate.transfer import _claims
 
 __all__ = ["on_cluster", "planned"]
@@ -188,6 +189,18 @@ def test_undo_ends_a_job_that_a_killed_run_left(disk: Path, on_cluster: Command,
     cluster.wait(lambda: list(cluster.client.list(Pod, namespace="vms")), "the pod")
     on_cluster("undo", "--yes")
     assert (names(cluster, "jobs"), names(cluster, "pods"), names(cluster, "persistentvolumeclaims")) == ([], [], [])
+
+
+def test_undo_takes_back_the_claims_of_a_vm_that_a_killed_run_was_about_to_make(
+    disk: Path, on_cluster: Command, cluster: Cluster, tmp_path: Path
+) -> None:
+    on_cluster("apply", image=None, status=3)
+    path = tmp_path / "plan/journal.jsonl"
+    (target,) = journals.targets(path)
+    with journals.opened(path) as journal:
+        journal.make(target, "web", ("VirtualMachine", "vms", "web"))
+    on_cluster("undo", "--yes")
+    assert names(cluster, "persistentvolumeclaims") == []
 
 
 def test_names_that_others_have_are_left_alone_and_the_rest_is_done(
