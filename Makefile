@@ -16,7 +16,7 @@ test: ## Install what the tests need, then run them all: real libvirt, QEMU and 
 	$(PYTHON) -m pytest
 
 torture: ## Kill apply with -9 at 500 random points (after make test, which installs what it needs)
-	$(PYTHON) -m pytest tests/real/test_torture.py --kills 500
+	$(PYTHON) -m pytest tests/real/test_torture.py tests/cluster/test_torture.py --kills 500
 
 bench: ## Measure planning, copying and start-up (after make test, which installs what they need)
 	$(PYTHON) bench/plan.py
