@@ -126,7 +126,8 @@ def problems(
         if reason:
             found[item.row.vm.folder] = reason
         else:
-            uploads |= any(name == "cdi-upload" and _is_left(disk, left) for disk, name in methods.items())
+            sent = [claim for claim, name in methods.items() if name and name.startswith("cdi-upload")]
+            uploads |= any(_is_left(claim, left) for claim in sent)
             # Claims that VMs share are asked about once.
             ours |= {key_of(each) for each in made}
     if uploads and (reason := cluster.proxy.unreachable()):

@@ -70,19 +70,26 @@ def unfit(disk: PlannedDisk, cluster: ClusterTarget | None) -> str | None:
 
 
 def move(
-    opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, step: Step, progress: Progress | None = None
+    opened: Opened,
+    disk: PlannedDisk,
+    cluster: ClusterTarget,
+    step: Step,
+    progress: Progress | None = None,
+    *,
+    raw: bool = False,
 ) -> Evidence:
     """Sends a disk and proves what arrived; `progress` gets "copy" and the bytes dealt with.
 
-    Raises Unfinished where running again goes on, Mismatch where the claim differs from the source even when it was
-    sent anew, and Refused where a claim is in the way.
+    With `raw` its bytes are sent as they are, wherever CDI takes them so. Raises Unfinished where running again goes
+    on, Mismatch where the claim differs from the source even when it was sent anew, and Refused where a claim is in
+    the way.
     """
     if disk.bytes is None or opened.size != disk.bytes + -disk.bytes % 512:
         raise Refused(f"{disk.path} has {opened.size} bytes and the plan says {disk.bytes}: plan again")
     for _ in range(SENDS):
         opened.check()
         started = time.monotonic()
-        claim, sent = _sent(opened, disk, cluster, step, progress)
+        claim, sent = _sent(opened, disk, cluster, step, raw, progress)
         copied = time.monotonic()
         problem, root, unverified = _proof(opened, disk, cluster, sent)
         if problem is None:
@@ -96,7 +103,7 @@ def move(
         disk=disk.name,
         namespace=disk.namespace,
         claim=disk.claim,
-        method="cdi-upload",
+        method="cdi-upload-raw" if raw else "cdi-upload",
         bytes=opened.size,
         data=sent.data,
         source=sent.root,
@@ -128,7 +135,7 @@ def _still(opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, step: Step
 
 
 def _sent(
-    opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, step: Step, progress: Progress | None
+    opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, step: Step, raw: bool, progress: Progress | None
 ) -> tuple[Object, Tree]:
     """The claim with the whole disk sent to it, by this run or by an earlier one, and the tree of what was sent."""
     claim = _claim(disk, cluster, step)
@@ -136,7 +143,7 @@ def _sent(
         discard(disk, cluster, step, "an upload whose end was not seen is on the claim: the disk is sent anew")
         claim = _claim(disk, cluster, step)
     if step.sent is None or step.sent[0] != claim["metadata"]["uid"]:
-        tree = _upload(opened, disk, cluster, step, progress)
+        tree = _upload(opened, disk, cluster, step, raw, progress)
         claim = there(cluster, disk)
         zero = {zero_digest(length) for length in (BLOCK, opened.size % BLOCK)}
         digests = {index: value for index, value in enumerate(tree.digests) if value not in zero}
@@ -150,10 +157,12 @@ def _claim(disk: PlannedDisk, cluster: ClusterTarget, step: Step) -> Object:
     return live.make(cluster, step.journal, step.vm, annotated(manifest(cluster, disk), ANNOTATIONS))
 
 
-def _upload(opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, step: Step, progress: Progress | None) -> Tree:
+def _upload(
+    opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, step: Step, raw: bool, progress: Progress | None
+) -> Tree:
     """Sends the disk from its first byte on until CDI has taken it; the tree of what was sent."""
     cluster.wait(lambda: _ready(disk, cluster), lambda: _not_ready(disk, cluster))
-    body = _body(opened, disk, cluster, progress)
+    body = _body(opened, disk, cluster, raw, progress)
     for wait in (*WAITS, None):
         cluster.wait(lambda: _ready(disk, cluster), lambda: _not_ready(disk, cluster))
         problem = _tried(opened, disk, cluster, body)
@@ -169,14 +178,17 @@ def _upload(opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, step: Ste
     return body.tree
 
 
-def _body(opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, progress: Progress | None) -> _stream.Body:
-    """What is sent: raw bytes for a Block claim, but for a disk that is all zero, or one that CDI would convert."""
+def _body(
+    opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, raw: bool, progress: Progress | None
+) -> _stream.Body:
+    """What is sent: raw bytes for a Block claim or when asked, but for a disk all zero, or one that CDI converts."""
     told = None if progress is None else lambda count: progress("copy", count)
     behind = 0
-    if _is_block(disk, cluster):
+    if raw or _is_block(disk, cluster):
         body = _stream.raw(opened.uri, throttle=opened.throttle, progress=told)
         if not body.blank() and not _begins(opened, PACKED, IMAGES):
             return body
+    if _is_block(disk, cluster):
         behind = _behind(there(cluster, disk), opened.size)
     return _stream.qcow2(opened.uri, behind=behind, throttle=opened.throttle, progress=told)
 
@@ -204,7 +216,7 @@ def _post(disk: PlannedDisk, cluster: ClusterTarget, proxy: Proxy, body: _stream
     import httpx2
 
     authorization = {"Authorization": f"Bearer {_token(disk, cluster)}"}
-    behind = 0 if body.tables else _behind(there(cluster, disk), body.length)
+    behind = 0 if body.tables or not _is_block(disk, cluster) else _behind(there(cluster, disk), body.length)
     length = str(body.length + behind)
     headers = {**authorization, "Content-Length": length, "Content-Type": "application/octet-stream"}
     ended = False

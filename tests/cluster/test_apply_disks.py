@@ -137,6 +137,21 @@ def test_images_arrive_as_their_guests_see_them(
         assert same(cluster.claim_path("vms", f"{name}-vda"), image)
 
 
+def test_raw_bytes_are_sent_to_a_file_system_where_that_is_asked(
+    embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster
+) -> None:
+    embedded.define("web", embedded.image("web.qcow2", "8M", "write -P 1 1M 1M"))
+    embedded.define("odd", embedded.image("odd.raw", "8M", "write -P 0x1f 0 1k", "write -P 0x8b 1 1", format="raw"))
+    planned(more="methods: [cdi-upload-raw]\n")
+    assert "web-vda, cdi-upload-raw" in on_cluster("apply", "--dry-run=server").stdout
+    on_cluster("apply")
+    sent = posted(cluster)
+    assert sent["web-vda"] == [8 << 20] and sent["odd-vda"][0] < 1 << 20
+    for name in ("web.qcow2", "odd.raw"):
+        assert same(cluster.claim_path("vms", f"{name[:3]}-vda"), embedded.folder / name)
+    on_cluster("verify")
+
+
 @pytest.fixture
 def locked(embedded: Host) -> Path:
     """A raw disk that its guest has encrypted whole."""

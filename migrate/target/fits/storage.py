@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from migrate.model import PlannedDisk
 from migrate.target.fits.wanted import Misfit, Object, Wanted, instead
 
 
@@ -31,10 +32,14 @@ def classes(wanted: Wanted) -> Iterator[Misfit]:
             yield from _modes(volume, claim["spec"], name, wanted)
 
 
+def _is_sent(disk: PlannedDisk) -> bool:
+    return (disk.path or "").startswith("/") and any(name.startswith("cdi-upload") for name in disk.methods)
+
+
 def uploads(wanted: Wanted) -> Iterator[Misfit]:
     """Disks that go through CDI's upload proxy where that cannot be used from here."""
     problem = wanted.cluster.uploads
-    sent = [each for each in wanted.translation.disks if "cdi-upload" in each.methods and (each.path or "")[:1] == "/"]
+    sent = [each for each in wanted.translation.disks if _is_sent(each)]
     if problem and sent:
         because = f"The disks of this VM cannot be sent: {problem.partition(': give')[0]}."
         remedy = (
