@@ -56,6 +56,7 @@ class UploadFault:
     cut: int | None = None  # The connection ends after so many bytes of the body.
     status: int | None = None  # The answer, before a byte is read.
     full: int | None = None  # The disk is full after so many bytes.
+    lost: bool = False  # All is taken, and the connection ends without an answer.
     damage: Callable[[Path], None] | None = None  # Is done to the claim's image, and the answer is 200.
     times: int = 1
 
@@ -313,7 +314,7 @@ class Uploads:
             return _failure(error)
         if asynchronous:
             threading.Thread(target=self._process_behind, args=(server, convert, fault), daemon=True).start()
-        return 200, ""
+        return (0 if fault.lost else 200), ""
 
     def _process(self, server: Server, convert: bool, fault: UploadFault) -> None:
         """What comes after the last byte; the server then ends."""

@@ -62,6 +62,7 @@ def scribble(image: Path) -> None:
     [
         [UploadFault(cut=100)],
         [UploadFault(cut=3 << 20), UploadFault(cut=5_000_000)],
+        [UploadFault(lost=True)],
         [UploadFault(status=503)],
         [UploadFault(status=500), UploadFault(status=500)],
         [UploadFault(damage=flip)],
@@ -103,6 +104,8 @@ def test_a_mismatch_that_stays_is_located_and_no_vm_is_made(
         ApiFault(method="POST", path="/uploadtokenrequests", status=503, times=2),
         ApiFault(method="GET", path="/persistentvolumeclaims/", cut=40, times=2),
         ApiFault(method="DELETE", status=429, times=2),
+        ApiFault(method="GET", path="/persistentvolumeclaims/", hang=1.0, times=2),
+        ApiFault(method="PATCH", path="/virtualmachines/", hang=1.0, done=True),
     ],
 )
 def test_an_api_server_that_is_busy_or_fails_for_a_while_is_asked_again(
