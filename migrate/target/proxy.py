@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 UPLOAD = "/v1beta1/upload"
 ASYNC = f"{UPLOAD}-async"
 SECONDS = 30.0
+STALL = 300.0  # storage that fails over takes nothing for a while, and an upload that is cut begins anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Proxy:
         context = ssl.create_default_context()
         if self.authority:
             context.load_verify_locations(cadata=self.authority)
-        return httpx2.Client(verify=context, timeout=httpx2.Timeout(SECONDS, read=None))
+        return httpx2.Client(verify=context, timeout=httpx2.Timeout(SECONDS, write=STALL, read=None))
 
     def unreachable(self) -> str | None:
         """Why the proxy cannot be used from here, None where it answers."""

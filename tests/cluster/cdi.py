@@ -56,6 +56,7 @@ class UploadFault:
     cut: int | None = None  # The connection ends after so many bytes of the body.
     status: int | None = None  # The answer, before a byte is read.
     full: int | None = None  # The disk is full after so many bytes.
+    stall: float = 0.0  # Nothing is taken for so many seconds once the body has begun.
     lost: bool = False  # All is taken, and the connection ends without an answer.
     damage: Callable[[Path], None] | None = None  # Is done to the claim's image, and the answer is 200.
     times: int = 1
@@ -360,6 +361,8 @@ def _counted(body: Iterator[bytes], upload: Upload, fault: UploadFault) -> Itera
     """The body, until the fault."""
     for piece in body:
         upload.received += len(piece)
+        time.sleep(fault.stall)
+        fault.stall = 0.0
         if fault.cut is not None and upload.received >= fault.cut:
             raise ConnectionAbortedError
         if fault.full is not None and upload.received >= fault.full:

@@ -81,6 +81,18 @@ def test_uploads_that_fail_or_lie_are_sent_again(
     assert machines(cluster) == ["web"]
 
 
+def test_an_upload_waits_for_storage_that_takes_nothing_for_a_while(
+    embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster
+) -> None:
+    image = embedded.image("web.qcow2", "64M", "write -P 1 0 48M")
+    embedded.define("web", image)
+    planned()
+    cluster.uploads.faults.append(UploadFault(stall=33.0))
+    on_cluster("apply")
+    assert posts(cluster) == 1
+    assert same(cluster.claim_path("vms", "web-vda"), image)
+
+
 @pytest.mark.parametrize("damage, where", [(flip, "at byte 8388608"), (scribble, "behind the end")])
 def test_a_mismatch_that_stays_is_located_and_no_vm_is_made(
     damage: Any, where: str, disk: Path, on_cluster: Command, cluster: Cluster
