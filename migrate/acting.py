@@ -168,6 +168,8 @@ def undo(
         raise Refused("nobody can be asked with -o json: give --yes, or leave -o out to see what would be removed")
     cluster, chosen = _cluster(context, kubeconfig, namespace), selected(select, exclude)
     found = undoing.removals(plan, cluster, chosen, namespace)
+    if not found:
+        note("nothing that this plan has made is known there")
     if not yes and _asks(found) and not click.confirm("Remove these?", err=True):
         note("nothing was removed")
         sys.exit(FINDINGS)

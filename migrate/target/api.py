@@ -26,6 +26,10 @@ BUSY = (429, 500, 502, 503, 504)
 LONGEST_WAIT = 30.0
 
 
+class Forbidden(Refused):
+    """What the user of a context may not do."""
+
+
 def connect(context: str | None, kubeconfig: Path | None, namespace: str | None = None) -> Client:
     """A client for a context of the kubeconfig, or of $KUBECONFIG or ~/.kube/config; Refused with what to mend."""
     import httpx2
@@ -202,7 +206,7 @@ def failure(context: str, error: Exception) -> Refused | Unfinished:
     if response.status_code == 401:
         return Refused(f"context {context}: the login is not valid or has ended ({message}): log in anew, run again")
     if response.status_code == 403:
-        return Refused(f"context {context}: not allowed: {message}; use a user who may")
+        return Forbidden(f"context {context}: not allowed: {message}; use a user who may")
     return Refused(f"context {context}: refused by the API server: {message}")
 
 

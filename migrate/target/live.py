@@ -60,7 +60,7 @@ class ClusterTarget:
         """What the journal calls this target: the same for all contexts of one cluster that may see its uid."""
         try:
             system = self.get("Namespace", "", "kube-system")
-        except Refused:
+        except api.Forbidden:
             system = None
         return f"cluster:{system['metadata']['uid'] if system else self.client.config.cluster.server}"
 

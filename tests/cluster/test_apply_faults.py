@@ -149,6 +149,8 @@ def test_a_login_that_ends_is_told_and_the_next_run_goes_on(disk: Path, on_clust
         cluster.api.faults.clear()
     on_cluster("apply")
     assert machines(cluster) == ["web"]
+    cluster.api.faults.append(ApiFault(status=401, times=1000))
+    assert "log in anew" in on_cluster("undo", "--yes", status=2).stderr
 
 
 def test_a_token_that_has_ended_is_told(disk: Path, on_cluster: Command, cluster: Cluster) -> None:
