@@ -51,6 +51,8 @@ SERIAL = re.compile(r"[A-Za-z0-9_.+-]{1,256}")
 NAME_LENGTH = 63
 SLOT = ("domain", "bus", "slot", "function", "cssid", "ssid", "devno")
 NUMBER = re.compile("0x[0-9a-fA-F]{1,8}|[0-9]{1,9}")
+# Heads, and sectors of 4 KiB a track, of an ECKD DASD.
+DASD = ("15", "12")
 SECTOR = 512
 SECTORS = tuple(SECTOR << shift for shift in range(13))
 SECTORS_S390X = tuple(size for size in SECTORS if size <= 4096)
@@ -91,7 +93,7 @@ def gate(view: View, context: Context) -> str | None:
         return "floppy"
     if kind in UNREACHABLE:
         return kind
-    if kind in SOURCES and not _filled(view):
+    if not _filled(view):
         if device != "cdrom":
             return "no-source"
         return None if context.target.enabled("DeclarativeHotplugVolumes") else "empty-cdrom"
@@ -270,10 +272,10 @@ def _remarks(view: View, used: list[Leaf], kind: str, shared: str | None, lun: L
 
 
 def _filled(view: View) -> bool:
-    """Whether the disk has a medium: a source that its type reads."""
+    """Whether the disk has a medium: a source that its type reads, which of types unknown here every disk has."""
     first = {"network": "source.protocol", "volume": "source.volume"}
     kind = view.text("type")
-    return bool(view.text(first.get(kind) or SOURCES[kind][0]))
+    return kind not in SOURCES or bool(view.text(first.get(kind) or SOURCES[kind][0]))
 
 
 def _facts(view: View, context: Context) -> Disk | None:
@@ -303,7 +305,7 @@ def read_only(view: View, context: Context) -> Iterator[Sign]:
     """Read-only disks stay so, but for those that move to SATA."""
     device = view.text("device")
     if device == "cdrom":
-        yield default(view.owned, "A CD-ROM drive is read-only unless told otherwise (converter/storage/disk.go).")
+        yield default(view.owned, "A CD-ROM drive is read-only unless told otherwise (converter/converter.go).")
     elif target_bus(device, view.text("target.bus"), context.arch) == "sata":
         yield flag(view.owned, "sata")
     else:
@@ -390,6 +392,38 @@ def reservation(view: View, context: Context) -> Iterator[Sign]:
     if helper:
         yield ignore(helper, "Where the source host's own reservation helper listens; KubeVirt runs one on each node.")
     yield write([leaf for leaf in view.owned if leaf not in helper], "domain.devices.disks.lun.reservation", True)
+
+
+def reservation_migration(view: View, context: Context) -> Iterator[Sign]:
+    """Whether the reservations go along when the guest moves live, as they do in KubeVirt since 1.9."""
+    along = view.text("source.reservations.migration") == "yes"
+    if along == context.target.at_least("1.9"):
+        says = "KubeVirt takes them along" if along else "A guest that can reserve its LUNs does not move live"
+        yield default(view.owned, f"{says} (converter/converter.go setReservation, pkg/virt-handler/vm.go).")
+    else:
+        yield flag(view.owned, "stays" if along else "moves")
+
+
+def shared_lun(view: View, context: Context) -> Iterator[Sign]:
+    """Guests that share a LUN, which KubeVirt keeps on different nodes since 1.9 where they can reserve it."""
+    apart = context.target.at_least("1.9") and view.leaf("source.reservations.managed") is not None
+    yield flag(view.owned, "apart" if apart else "locked")
+
+
+def startup(view: View, context: Context) -> Iterator[Sign]:
+    """What happens where the image is missing."""
+    if not _filled(view):
+        yield ignore(view.owned, "The drive has no disc, so there is no image that could be missing.")
+    elif view.text("source.startupPolicy") == "mandatory":
+        yield default(view.owned, "A VM whose claim is missing does not start (pkg/virt-controller/watch/vmi).")
+    else:
+        yield flag(view.owned, "waits")
+
+
+def geometry(view: View, context: Context) -> Iterator[Sign]:
+    """Cylinders, heads and sectors: those of an ECKD DASD, or those of a PC."""
+    shape = view.text("geometry.heads"), view.text("geometry.secs")
+    yield flag(view.owned, "dasd" if context.arch == "s390x" and shape == DASD else "lost")
 
 
 def address(view: View, context: Context) -> Iterator[Sign]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrate.mapping.signs import Context, Sign, View, flag, write
+from migrate.mapping import tuning
+from migrate.mapping.signs import Context, Sign, View, default, flag, write
+
+HINT = "pkg/virt-launcher/virtwrap/converter/vcpu/vcpu.go AdjustDomainForTopologyAndCPUSet"
 
 
 def acpi(view: View, context: Context) -> Iterator[Sign]:
@@ -17,3 +20,13 @@ def acpi(view: View, context: Context) -> Iterator[Sign]:
         yield flag(view.owned, "needed")
     elif not present and arch != "s390x":
         yield flag(view.owned, "off")
+
+
+def dedicated(view: View, context: Context) -> Iterator[Sign]:
+    """The hint that the guest's CPUs are its own, which KubeVirt gives along with such CPUs on x86."""
+    hinted = view.text("features.kvm.hint-dedicated.state") == "on"
+    given = context.arch in ("x86_64", "i686") and tuning.dedicated(view, context)
+    if hinted == given:
+        yield default(view.owned, f"KubeVirt gives the hint with dedicated CPUs and without them none ({HINT}).")
+    else:
+        yield flag(view.owned, "untold" if hinted else "told")

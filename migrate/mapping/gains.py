@@ -14,7 +14,14 @@ DISK = re.compile(r"devices\.disk\[(\d+)\]")
 # KubeVirt pkg/virt-handler/vm.go calculateLiveMigrationCondition: devices with which the running guest stays.
 GPUS = "domain.devices.gpus["
 TIED = {"domain.devices.hostDevices[": "host devices", GPUS: "GPUs"}
-LOOKED_AT = ("volumes[", "networks[", "domain.devices.filesystems[", "domain.launchSecurity", *TIED)
+LOOKED_AT = (
+    "volumes[",
+    "networks[",
+    "domain.devices.disks[",
+    "domain.devices.filesystems[",
+    "domain.launchSecurity",
+    *TIED,
+)
 
 
 def node_bound(context: Context, writes: Mapping[str, Any]) -> str | None:
@@ -39,6 +46,8 @@ def _reasons(context: Context, writes: Mapping[str, Any]) -> Iterator[str]:
         yield "encrypted memory"
     if "domain.features.hypervPassthrough.enabled" in writes:
         yield "hypervPassthrough"
+    if not context.target.at_least("1.9") and any(path.endswith("].lun.reservation") for path in paths):
+        yield "SCSI reservations before KubeVirt 1.9"
     if not context.target.at_least("1.5") and any(path.endswith("].virtiofs") for path in paths):
         yield "virtiofs before KubeVirt 1.5"
 

@@ -11,6 +11,8 @@ from migrate.mapping.signs import Context, Sign, View, flag, ignore, write
 
 HOST_DEVICES = "domain.devices.hostDevices"
 GPUS = "domain.devices.gpus"
+# pkg/virt-launcher/virtwrap/device/hostdevice/hostdev.go createMDEVHostDevice
+MDEV = "vfio-pci"
 
 
 def _hex(text: str) -> str:
@@ -52,6 +54,8 @@ def gate(view: View, context: Context) -> tuple[str, str] | str | None:
         return ("scsi" if kind in ("scsi", "scsi_host") else "kind"), kind
     if view.text("address.type") == "unassigned":
         return "unassigned"
+    if kind == "mdev" and view.text("model", MDEV) != MDEV:
+        return "mdev-model", view.text("model")
     if _resource(view.node, context):
         return None
     known = [name for name in names(view.node, context) if name]

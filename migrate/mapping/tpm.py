@@ -8,6 +8,7 @@ from migrate.mapping.signs import Context, Sign, View, default, flag, write
 from migrate.target.vocabulary import missing
 
 PERSISTENT = "domain.devices.tpm.persistent"
+WITH_CRB = ("x86_64", "i686")
 
 
 def gate(view: View, context: Context) -> str | None:
@@ -16,8 +17,8 @@ def gate(view: View, context: Context) -> str | None:
 
 
 def _persistent(context: Context) -> bool:
-    # A persistent one is a tpm-crb, which QEMU has on x86 only.
-    return context.arch != "aarch64" and missing(PERSISTENT, True, context.target) is None
+    """Whether KubeVirt's TPM can keep its state: such a one is a tpm-crb, which QEMU has on x86 alone."""
+    return context.arch in WITH_CRB and missing(PERSISTENT, True, context.target) is None
 
 
 def backend(view: View, context: Context) -> Iterator[Sign]:
@@ -25,7 +26,7 @@ def backend(view: View, context: Context) -> Iterator[Sign]:
     yield write(view.owned, PERSISTENT, _persistent(context))
     yield flag(view.owned, "hardware" if view.text("backend.type") == "passthrough" else "secrets")
     if not _persistent(context):
-        yield flag(view.owned, "arm" if context.arch == "aarch64" else "volatile")
+        yield flag(view.owned, "volatile" if context.arch in WITH_CRB else "arch")
 
 
 def model(view: View, context: Context) -> Iterator[Sign]:

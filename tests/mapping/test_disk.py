@@ -210,3 +210,10 @@ def test_the_error_policy_is_what_qemu_does(
     book = run(devices(drive(f"<driver {attributes}/>" if attributes else "")), rules)
     assert values(book, ".errorPolicy") == [written]
     assert ("disk-error-policy/reading" in findings(book)) is flagged
+
+
+def test_a_startup_policy_of_an_unknown_type_of_disk_is_no_crash(run: Callable, rules: Rules) -> None:
+    disk = "<disk type='quantum'><source startupPolicy='optional'/><target dev='vda' bus='virtio'/></disk>"
+    book = run(f"<devices>{disk}</devices>", rules)
+    assert {found.id for entry in book.entries for found in entry.findings} >= {"disk-claim/type"}
+    assert not book.internal

@@ -12,6 +12,10 @@ from migrate.mapping.rules import Rules
 DISK = "<disk type='file'><source file='/a'/><target dev='vda' bus='virtio'/></disk>"
 SHARED = DISK.replace("</disk>", "<shareable/></disk>")
 TRANSIENT = DISK.replace("</disk>", "<transient/></disk>")
+LUN = (
+    "<disk type='block' device='lun'><source dev='/dev/sdx'><reservations managed='yes'/></source>"
+    "<target dev='vda' bus='scsi'/><shareable/></disk>"
+)
 NIC = "<interface type='network'><source network='default'/><model type='virtio'/></interface>"
 PCI = "<hostdev mode='subsystem' type='pci'><source><address bus='0x06'/></source></hostdev>"
 SCREEN = (
@@ -42,6 +46,8 @@ def bound(run: Callable, rules: Rules, xml: str, site: dict[str, Any], **example
         (PCI, {"hostDevices": DEVICES}, {}, None),
         (SCREEN, {"hostDevices": DEVICES}, {}, "GPUs"),
         (SCREEN, {"hostDevices": DEVICES}, {"gates": "+VGPULiveMigration"}, None),
+        (LUN, {}, {"kubevirt": "1.8", "gates": "+PersistentReservation"}, "SCSI reservations before KubeVirt 1.9"),
+        (LUN, {}, {}, None),
         (SCREEN * 2, {"hostDevices": DEVICES}, {"gates": "+VGPULiveMigration"}, "GPUs"),
         (
             DISK + PCI,
