@@ -133,10 +133,11 @@ class Site:
         """The target of a source network, or the `default` that was chosen, or None. `vlan` is tags with commas."""
         return _chosen(self.networks, [(kind, {"": name, "portgroup": portgroup, "vlan": vlan})])
 
-    def network_is_for_vlan(self, kind: str, name: str, portgroup: str, vlan: str) -> bool:
-        """Whether the target of a source network is chosen for exactly these VLAN tags."""
-        found = _layer_and_key(self.networks, [(kind, {"": name, "portgroup": portgroup, "vlan": vlan})])
-        return bool(found and vlan) and parts(found[1])[1].get("vlan") == vlan
+    def network_is_for(self, qualifier: str, kind: str, name: str, portgroup: str, vlan: str) -> bool:
+        """Whether the target of a source network is chosen for exactly its port group, or for exactly its VLAN tags."""
+        known = {"": name, "portgroup": portgroup, "vlan": vlan}
+        found = _layer_and_key(self.networks, [(kind, known)])
+        return bool(found and known[qualifier]) and parts(found[1])[1].get(qualifier) == known[qualifier]
 
     def host_device(self, kind: str, *names: str) -> str | None:
         """The cluster's resource name for a host device known by any of the names, the first first, or None."""

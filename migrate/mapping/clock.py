@@ -89,6 +89,9 @@ def timer(view: View, context: Context) -> Iterator[Sign]:
     if any(leaf.value == name for leaf in earlier):
         yield flag(view.owned, "twice")
         return
+    if name == "tsc" and not view.leaf("frequency") and context.document.text("type") in ("kvm", "qemu"):
+        yield default(view.owned, "Of this timer libvirt gives QEMU the frequency and nothing else (qemu_command.c).")
+        return
     if name not in TIMERS:
         yield flag(view.owned, name if name in ("tsc", "armvtimer") else "unknown")
         return

@@ -5,12 +5,49 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from migrate.mapping.guests import judged
-from migrate.mapping.signs import Context, Sign, View, default, flag, write
+from migrate.mapping.guests import drives, judged
+from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 
 VIRTIO_SCSI = ("virtio-scsi", "virtio-non-transitional")
 TRANSITIONAL = "virtio-transitional"
+XHCI = "qemu-xhci"
+NO_USB = "KubeVirt gives a guest no USB controller where none of its devices needs one (converter/arch IsUSBNeeded)."
 NO_HOLE = "VirtualMachine.spec.template.metadata.annotations[kubevirt.io/disablePCIHole64]"
+
+
+def usb(view: View, context: Context) -> Iterator[Sign]:
+    """KubeVirt's one USB controller is an xHCI one, which is there where the guest has a USB device."""
+    model, used = view.text("model"), any(_on_usb(view))
+    if view.leaf("master.startport"):
+        yield ignore(
+            view.owned, "It serves slow devices of the controller that it stands beside; what changes stands there."
+        )
+    elif context.arch == "s390x":
+        yield default(view.owned, NO_USB) if model == "none" else flag(view.owned, "none")
+    elif context.arch == "aarch64" and model == "none":
+        yield flag(view.owned, "added")
+    elif model == "none":
+        yield default(view.owned, NO_USB)
+    elif context.arch != "aarch64" and not used:
+        yield flag(view.owned, "gone")
+    elif model == XHCI:
+        yield default(view.owned, "KubeVirt's USB controller is qemu-xhci (converter/compute/controllers.go).")
+    elif model == "nec-xhci":
+        yield flag(view.owned, "other")
+    else:
+        row = "driver" if drives(context.osinfo, "xhci") is False else "xhci"
+        yield flag(view.owned, row, f"{model} before; {judged(context.osinfo, 'xhci')}")
+
+
+def _on_usb(view: View) -> Iterator[bool]:
+    """Of each device whether KubeVirt has it on USB: tablets, disks, host devices and redirected ones."""
+    disks = {leaf.node.path: leaf.value for leaf in view.every("/devices.disk.device")}
+    for leaf in view.every("/devices.input.bus"):
+        yield leaf.value == "usb" and view.others(leaf, "type") == "tablet"
+    for leaf in view.every("/devices.disk.target.bus"):
+        yield leaf.value == "usb" and disks.get(leaf.node.trail[1].path) == "disk"
+    yield from (leaf.value == "usb" for leaf in view.every("/devices.hostdev.type"))
+    yield from (True for _ in view.every("/devices.redirdev.type"))
 
 
 def scsi(view: View, context: Context) -> Iterator[Sign]:

@@ -56,6 +56,8 @@ def gate(view: View, context: Context) -> tuple[str, str] | str | None:
         return "unassigned"
     if kind == "mdev" and view.text("model", MDEV) != MDEV:
         return "mdev-model", view.text("model")
+    if kind == "usb" and context.arch == "s390x":
+        return "usb-arch"
     if _resource(view.node, context):
         return None
     known = [name for name in names(view.node, context) if name]

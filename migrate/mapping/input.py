@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from migrate.mapping.signs import Context, Sign, View, default, flag, write
 
@@ -17,15 +18,18 @@ SOURCES = {
     "aarch64": "KubeVirt adds a USB keyboard on arm64 (converter/compute/input_device.go).",
     "s390x": "KubeVirt adds a virtio keyboard on s390x (converter/compute/input_device.go).",
 }
+X86 = ("x86_64", "i686")
+# What KubeVirt adds beside a screen (converter/compute/input_device.go).
+ADDED = {"aarch64": ("tablet", "keyboard"), "s390x": ("keyboard",)}
 PS2 = "Every x86 machine has PS/2 keyboard and mouse (libvirt's qemuDomainDefAddImplicitInputDevice)."
 
 
 def device(view: View, context: Context) -> Iterator[Sign]:
     """A tablet is written; a keyboard or mouse is there already, or another of its kind is."""
     kind, bus = view.text("type"), view.text("bus")
-    own = MACHINE.get(context.arch, {}).get(kind)
+    own = MACHINE.get(context.arch, {}).get(kind) if context.arch in X86 or _screen(context) else None
     if kind == "tablet":
-        yield from _tablet(view, bus, context.arch)
+        yield from _tablet(view, bus, context)
     elif own is None:
         yield flag(view.owned, "lost", f"{kind} on {bus}")
     elif bus == own:
@@ -34,10 +38,26 @@ def device(view: View, context: Context) -> Iterator[Sign]:
         yield flag(view.owned, "machine", f"{kind} on {bus}")
 
 
-def _tablet(view: View, bus: str, arch: str) -> Iterator[Sign]:
-    buses = ("virtio",) if arch == "s390x" else ("usb", "virtio")
+def _tablet(view: View, bus: str, context: Context) -> Iterator[Sign]:
+    """A tablet on its bus where KubeVirt has that: USB and virtio, on s390x virtio alone."""
+    buses = ("virtio",) if context.arch == "s390x" else ("usb", "virtio")
     yield write(view.owned, "domain.devices.inputs.name", view.key)
     yield write(view.owned, "domain.devices.inputs.type", "tablet")
     yield write(view.owned, "domain.devices.inputs.bus", bus if bus in buses else buses[0])
     if bus not in buses:
         yield flag(view.owned, "bus", f"{bus} becomes {buses[0]}")
+
+
+def _screen(context: Context) -> bool:
+    """Whether the VM has a screen, with which KubeVirt adds input devices on arm64 and s390x."""
+    nodes = context.document.nodes
+    there = "devices.graphics" in nodes or "devices.video" in nodes
+    return there and context.document.text("devices.video[0].model.type") != "none"
+
+
+def gained(context: Context, writes: Mapping[str, Any]) -> str | None:
+    """The input devices that KubeVirt adds beside a screen and the source does not have."""
+    if not _screen(context):
+        return None
+    there = {leaf.value for leaf in context.document.by_pattern.get("devices.input.type", ())}
+    return ", ".join(kind for kind in ADDED.get(context.arch, ()) if kind not in there) or None

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from migrate.mapping import nic_names
-from migrate.mapping.devices import pci, transitional
+from migrate.mapping.devices import described, pci, transitional
 from migrate.mapping.paths import Leaf, Node
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 from migrate.site import NETWORK_KINDS, Network
@@ -215,9 +215,30 @@ def _kept(node: Node, context: Context) -> str:
 def vlan(view: View, context: Context) -> Iterator[Sign]:
     """All tags together. A network that the site file gives for just these tags has them."""
     tags = ", ".join(leaf.value for leaf in view.every("vlan.tag.id"))
-    if context.site.network_is_for_vlan(*names(view.node, context)):
+    if context.site.network_is_for("vlan", *names(view.node, context)):
         found = _chosen(view.node, context)
         chosen = found.multus if found and found.multus else "the pod network"
         yield default(view.owned, f"The site file chooses {chosen} for VLAN {tags}, and that network tags the packets.")
     else:
         yield flag(view.owned, "lost", f"tag {tags}" if tags else None)
+
+
+def portgroup(view: View, context: Context) -> Iterator[Sign]:
+    """A port group. A network that the site file gives for just this one has its settings."""
+    group = view.text("source.portgroup")
+    if context.site.network_is_for("portgroup", *names(view.node, context)):
+        found = _chosen(view.node, context)
+        chosen = found.multus if found and found.multus else "the pod network"
+        yield default(view.owned, f"The site file chooses {chosen} for the port group {group}, with its settings.")
+    else:
+        yield flag(view.owned, "lost", group)
+
+
+def offloads(view: View, context: Context) -> Iterator[Sign]:
+    """Offloads that are on are on in KubeVirt too, and an empty element switches none off."""
+    off = [leaf for leaf in view.owned if leaf.attribute and leaf.value != "on"]
+    rest = [leaf for leaf in view.owned if leaf not in off]
+    if rest:
+        yield default(rest, "QEMU offers all offloads (hw/net/virtio-net.c), and KubeVirt switches none off.")
+    if off:
+        yield flag(off, "lost", described(off, view.node.path))

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 from migrate.mapping.signs import Context, Sign, View, flag
 
-# Options that add drives, devices, firmware data or a kernel; QEMU takes one or two dashes.
+# Options that add drives, devices or a kernel, and those that add data for the firmware; QEMU takes one or two dashes.
 DEVICES = {
     *("drive", "blockdev", "device", "hda", "hdb", "hdc", "hdd", "cdrom", "fda", "fdb", "sd", "mtdblock", "pflash"),
-    *("kernel", "initrd", "append", "dtb", "shim", "bios", "acpitable", "smbios", "fw_cfg", "option-rom"),
+    *("kernel", "initrd", "append", "dtb", "shim", "bios", "option-rom"),
     *("netdev", "nic", "net", "chardev", "serial", "parallel", "usbdevice", "fsdev", "virtfs", "object"),
 }
+DATA = {"acpitable", "smbios", "fw_cfg"}
 
 
 def arguments(view: View, context: Context) -> Iterator[Sign]:
@@ -20,5 +21,7 @@ def arguments(view: View, context: Context) -> Iterator[Sign]:
     added = sorted(options & DEVICES)
     if added:
         yield flag(view.owned, "devices", ", ".join(f"-{option}" for option in added))
+    elif data := sorted(options & DATA):
+        yield flag(view.owned, "data", ", ".join(f"-{option}" for option in data))
     else:
         yield flag(view.owned, "arguments")

@@ -12,7 +12,7 @@ SLOTS = 4  # kubevirt.io/api/core/v1/schema.go UsbClientPassthroughMaxNumberOf
 def slot(view: View, context: Context) -> Iterator[Sign]:
     """The first slot opens all four."""
     if context.arch == "s390x":
-        yield flag(view.owned, "s390x")
+        yield flag(view.owned, "arch")
     elif view.node.index == 0:
         yield write(view.owned, "domain.devices.clientPassthrough", {})
         yield flag(view.owned, "client")

@@ -60,3 +60,35 @@ def test_one_transitional_device_makes_all_so(run: Callable, rules: Rules, devic
     path = "domain.devices.useVirtioTransitional"
     assert run(f"<devices>{old}</devices>", rules).writes[path].value is True
     assert path not in run(f"<devices>{LSI}</devices>", rules).writes
+
+
+@pytest.mark.parametrize(
+    ("osinfo", "devices", "model", "says"),
+    [
+        ("microsoft.com/win/xp", "<input type='tablet' bus='usb'/>", "piix3-uhci", "usb-model/driver"),
+        ("microsoft.com/win/2k8r2", "<input type='tablet' bus='usb'/>", "ich9-ehci1", "usb-model/driver"),
+        ("microsoft.com/win/10", "<input type='tablet' bus='usb'/>", "ich9-ehci1", "usb-model/xhci"),
+        ("redhat.com/rhel/5.11", "<redirdev bus='usb' type='spicevmc'/>", "ich9-ehci1", "usb-model/driver"),
+        ("redhat.com/rhel/6.10", "<redirdev bus='usb' type='spicevmc'/>", "ich9-ehci1", "usb-model/xhci"),
+        ("microsoft.com/win/xp", "<input type='mouse' bus='usb'/>", "piix3-uhci", "usb-model/gone"),
+        ("microsoft.com/win/10", "<input type='mouse' bus='ps2'/>", "qemu-xhci", "usb-model/gone"),
+        (
+            "microsoft.com/win/10",
+            "<disk device='cdrom'><target dev='sda' bus='usb'/></disk>",
+            "qemu-xhci",
+            "usb-model/gone",
+        ),
+        ("microsoft.com/win/10", "<disk device='disk'><target dev='sda' bus='usb'/></disk>", "qemu-xhci", None),
+    ],
+)
+def test_a_usb_controller_is_judged_with_the_guest_and_its_usb_devices(
+    osinfo: str, devices: str, model: str, says: str | None, run: Callable, rules: Rules
+) -> None:
+    libosinfo = "xmlns:l='http://libosinfo.org/xmlns/libvirt/domain/1.0'"
+    book = run(
+        f"<metadata><l:libosinfo {libosinfo}><l:os id='http://{osinfo}'/></l:libosinfo></metadata>"
+        f"<devices>{devices}<controller type='usb' index='0' model='{model}'/></devices>",
+        rules,
+    )
+    found = {item.id for entry in book.entries for item in entry.findings if item.rule == "usb-model"}
+    assert found == ({says} if says else set())

@@ -21,12 +21,12 @@ DOMAIN = """
     ("arguments", "row", "says"),
     [
         (["-device", "nvme,drive=d,serial=hunter2", "-drive", "file=/a,if=none"], "devices", "-device, -drive"),
-        (["--fw_cfg", "name=opt/com.coreos/config,string=hunter2"], "devices", "-fw_cfg"),
+        (["--fw_cfg", "name=opt/com.coreos/config,string=hunter2"], "data", "-fw_cfg"),
         (["-set", "device.video0.x=hunter2"], "arguments", ""),
         (["-hunter2"], "arguments", ""),
     ],
 )
-def test_arguments_that_add_to_the_guest_block(
+def test_arguments_block_where_they_add_devices_to_the_guest(
     run: Callable, rules: Rules, arguments: list[str], row: str, says: str
 ) -> None:
     book = run(DOMAIN.format("".join(f"<qemu:arg value='{argument}'/>" for argument in arguments)), rules)
