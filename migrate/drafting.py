@@ -35,6 +35,7 @@ SECTIONS = {
     "networks": "what source networks become: {pod: masquerade}, or {multus: NAMESPACE/NAME, binding: bridge or sriov}",
     "hostDevices": "the resources that the nodes offer in their place",
     "filesystems": "claims, made and filled by you, with the files of host folders that guests mount",
+    "luns": "how nodes reach LUNs that are handed over as they are: {iscsi, fc, csi or local: {...}, nodes: [NODE]}",
     "cpuModels": "a CPU model of the nodes, host-model or host-passthrough, where the guest's own will not do",
     "preferences": "what fills in what the VM leaves out, by the guest's libosinfo id",
     "instancetypes": "what gives the guest its CPUs and memory in place of the source's, by its libosinfo id",
@@ -88,6 +89,8 @@ def _needs(vm: VM, rules: Rules) -> Iterator[tuple[str, str]]:
             key = kind + (f":{_escaped(name)}" if name else "") + "".join(qualifiers)
             binding = ", binding: sriov" if kind == "hostdev" else ""
             yield "networks", f"{_quoted(key)}: {{multus: NAMESPACE/NAME{binding}}}"
+    luns = (disk.path for disk in vm.disks if disk.device == "lun" and disk.path)
+    yield from (("luns", f"{_quoted(_escaped(path))}: {{fc: {{targetWWNs: [WWN], lun: 0}}}}") for path in luns)
     for node in document.nodes.get("devices.hostdev", ()):
         kind = document.text(f"{node.path}.type")
         names = [name for name in hostdev.names(node, context) if name]
@@ -137,6 +140,7 @@ COLLECTIONS = (
     "networks",
     "hostDevices",
     "filesystems",
+    "luns",
     "cpuModels",
     "instancetypes",
     "preferences",
@@ -144,6 +148,7 @@ COLLECTIONS = (
     "labels",
     "annotations",
     "images",
+    "methods",
 )
 COLUMNS = (KEY, *TOLD, *SCALARS, *COLLECTIONS)
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -157,18 +162,22 @@ def table(inventory: Inventory, vms: dict[str, Any]) -> str:
     known = {vm.uuid for vm in inventory.vms}
     for key, values in vms.items():
         if key not in known:
-            writer.writerow({KEY: key, **_cells(values)})
+            writer.writerow(_guarded({KEY: key, **_cells(values)}))
     for vm in inventory.vms:
-        writer.writerow({KEY: vm.uuid, **_told(vm), **_cells(vms.get(vm.uuid))})
+        writer.writerow(_guarded({KEY: vm.uuid, **_told(vm), **_cells(vms.get(vm.uuid))}))
     return out.getvalue()
 
 
+def _guarded(row: dict[str, str]) -> dict[str, str]:
+    """The cells with a quote before what a spreadsheet takes for a formula, or before another such quote."""
+    return {name: f"'{text}" if text.startswith((*FORMULA, "'")) else text for name, text in row.items()}
+
+
 def _told(vm: VM) -> dict[str, str]:
-    """What tells a person which VM it is; no spreadsheet takes it for a formula."""
+    """What tells a person which VM it is."""
     sizes = [disk.capacity for disk in vm.disks if disk.capacity is not None]
     size = human(sum(sizes)) if sizes else ""
-    cells = {"name": printable(vm.name), "host": vm.host, "state": vm.state, "disks": str(len(vm.disks)), "size": size}
-    return {name: f"'{text}" if text.startswith(FORMULA) else text for name, text in cells.items()}
+    return {"name": printable(vm.name), "host": vm.host, "state": vm.state, "disks": str(len(vm.disks)), "size": size}
 
 
 def _cells(values: dict[str, Any] | None) -> dict[str, str]:
@@ -201,7 +210,8 @@ def from_table(text: str, where: str) -> str:
 def _add(vms: dict[str, Any], row: dict[str, Any], where: str) -> None:
     if None in row or None in row.values():
         raise Refused(f"{where}: as many cells as columns are needed; quote cells that have commas")
-    key = row[KEY].strip()
+    row = {name: text.strip().removeprefix("'") for name, text in row.items()}
+    key = row[KEY]
     values = dict(_values(row, where))
     if not key and values:
         raise Refused(f"{where}: the column {KEY!r} is empty; give a uuid, or a glob of names")
@@ -213,7 +223,7 @@ def _add(vms: dict[str, Any], row: dict[str, Any], where: str) -> None:
 
 def _values(row: dict[str, str], where: str) -> Iterator[tuple[str, Any]]:
     for name in (*SCALARS, *COLLECTIONS):
-        text = (row.get(name) or "").strip()
+        text = row.get(name) or ""
         if text:
             plain = name in SCALARS and name != "wave"
             yield name, text if plain else sites.parse(text, f"{where}: {name}")

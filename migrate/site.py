@@ -36,7 +36,7 @@ VM_KEYS = (
 )
 KEYS = (*VM_KEYS, "namespaces", "vms", "waivers")
 STORAGE_KEYS = ("storageClass", "volumeMode", "accessModes")
-STORAGE_KINDS = ("pool", "path", DEFAULT)
+STORAGE_KINDS = ("pool", "path")
 NETWORK_KINDS = ("network", "bridge", "direct", "user", "hostdev", DEFAULT)
 QUALIFIERS = ("portgroup", "vlan")
 DEVICE_KINDS = ("pci", "usb", "mdev")
@@ -59,6 +59,8 @@ PREFERENCES = ("VirtualMachineClusterPreference", "VirtualMachinePreference")
 OURS = "kubevirt-migrate/"
 CPU_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+SIZE = re.compile(r"[0-9]+([.][0-9]+)?([kMGTPE]|[KMGTPE]i)?")
+DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 WAVES = range(1, 10_000)
 
 
@@ -263,6 +265,8 @@ def _lun(key: str, value: Any, where: str) -> Lun:
     for name in LUN_SOURCES[kinds[0]]:
         if name not in source:
             raise Refused(f"{where}.{kinds[0]}: {name} is missing")
+    if kinds[0] == "fc" and "wwids" not in source and not {"targetWWNs", "lun"} <= source.keys():
+        raise Refused(f"{where}.fc: give targetWWNs and lun, or wwids")
     nodes = tuple(_subdomain(node, f"{where}.nodes") for node in _list(data.get("nodes"), f"{where}.nodes"))
     if "local" in data and not nodes:
         raise Refused(f"{where}: name the `nodes` that have the device")
@@ -301,8 +305,8 @@ def _disk_size(key: str, value: Any, where: str) -> int:
     from migrate.target.quantity import to_bytes
 
     try:
-        size = to_bytes(value) if type(value) in (str, int) else 0
-    except (InvalidOperation, OverflowError, ValueError):
+        size = to_bytes(value) if type(value) is int or SIZE.fullmatch(value) else 0
+    except (InvalidOperation, OverflowError, TypeError, ValueError):
         size = 0
     if not 0 < size < 2**63:
         raise Refused(f"{where}: {key}: {value!r} is no size; give one such as 20Gi, or a number of bytes")
@@ -346,7 +350,7 @@ def _waiver(value: Any, where: str) -> Pardon:
 
 def _day(value: Any, where: str) -> date:
     try:
-        return value if type(value) is date else date.fromisoformat(value)
+        return value if type(value) is date else date.fromisoformat(DAY.fullmatch(value)[0])
     except (TypeError, ValueError):
         raise Refused(
             f"{where}: {value!r} is no day; give the last one on which it holds, such as 2027-03-31"

@@ -22,7 +22,7 @@ from migrate.data import data_path
 from migrate.inventory import Inventory
 from migrate.mapping import rules as all_rules
 from migrate.model import VM, Disk, Refused
-from migrate.site import Site
+from migrate.site import VM_KEYS, Site
 
 UUID = "8f2a6a3e-6a0a-4c4b-9d1e-2f2a6c1b7d1{}"
 DOMAIN = """
@@ -46,6 +46,7 @@ DISKS = [
     Disk("vdb", path="/srv/images/a.img"),
     Disk("vdc", path="rbd://ceph/rbd/a", capacity=1),
     Disk("sda", device="cdrom"),
+    Disk("sdb", device="lun", path="/dev/mapper/mpatha", capacity=1),
 ]
 
 
@@ -74,7 +75,9 @@ def test_a_draft_decides_nothing_and_is_a_site_file(tmp_path: Path) -> None:
 def test_a_draft_has_every_host_pool_folder_network_device_and_unknown_size() -> None:
     data = decided(draft(vm(tags=["shop"], project="finance"), vm(1, "db")))
     assert set(data["namespaces"]) == {"host:kvm-1", "project:finance", "tag:shop"}
-    assert set(data["storage"]) == {"default", "pool:ssd", "path:/srv/images", "path:rbd://ceph/rbd"}
+    storage = {"default", "pool:ssd", "path:/srv/images", "path:rbd://ceph/rbd", "path:/dev/mapper"}
+    assert set(data["storage"]) == storage
+    assert set(data["luns"]) == {"/dev/mapper/mpatha"}
     networks = {"bridge:br0/vlan:3,20", "network:ovs/portgroup:db", "user", "hostdev:0000:06:10.2"}
     assert set(data["networks"]) == networks
     assert set(data["hostDevices"]) == {"pci:0000:07:00.0", "usb:1234:beef"}
@@ -125,6 +128,8 @@ VMS = {
         "sizes": {"vdb": "100Gi"},
         "annotations": {"a": 'x, "y"; z'},
         "images": ["/srv/base"],
+        "luns": {"/dev/mapper/mpatha": {"fc": {"wwids": ["3600508b400105e210000900000490000"]}}},
+        "methods": ["file"],
     },
     UUID.format(1): {"skip": "is made anew, in the cluster"},
 }
@@ -134,8 +139,25 @@ def test_the_table_holds_every_vm_and_is_read_back_as_it_was() -> None:
     text = drafting.table(Inventory([vm(), vm(1, "db"), vm(2, "new")]), VMS)
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [row["vm"] for row in rows] == ["db-*", *(UUID.format(n) for n in range(3))]
-    assert (rows[1]["name"], rows[1]["host"], rows[1]["disks"]) == ("web", "kvm-1", "4")
+    assert (rows[1]["name"], rows[1]["host"], rows[1]["disks"]) == ("web", "kvm-1", "5")
     assert yaml.safe_load(drafting.from_table(text, "t")) == {"vms": VMS}
+
+
+def test_the_table_has_a_column_for_every_key_of_a_vm() -> None:
+    assert set(drafting.COLUMNS) >= {*VM_KEYS, "skip", "wave"}
+
+
+@settings(deadline=None)
+@given(
+    key=st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filter(lambda text: text == text.strip()),
+    reason=st.sampled_from(["=1+1", "'quoted", "a,b", 'a "b" c', "a;b", "@x", "+1", "-1"]),
+)
+def test_names_and_reasons_come_back_from_a_table_and_are_no_formulas(key: str, reason: str) -> None:
+    vms = {key: {"skip": reason}}
+    text = drafting.table(Inventory([]), vms)
+    cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t"))]
+    assert yaml.safe_load(drafting.from_table(text, "t")) == {"vms": vms}
 
 
 def test_a_table_of_a_spreadsheet_with_semicolons_is_read() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from migrate import pipeline, reporting
 from migrate import site as sites
@@ -471,6 +475,105 @@ def test_what_is_wrong_is_refused_in_one_line(text: str, says: str) -> None:
     if says != "twice":
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(_dates_as_text(yaml.safe_load(text)), SCHEMA)
+
+
+# Values and keys that are right in one place of a site file and wrong in others.
+ODD = [
+    *(
+        "",
+        " ",
+        "x",
+        "A",
+        "a b",
+        "*",
+        "default",
+        "/",
+        "/a",
+        "//",
+        "a/b",
+        "a/b/c",
+        "-a",
+        ".a",
+        "a..b",
+        "x" * 64,
+        "x" * 254,
+    ),
+    *("http://a", "vm:", "vm:x", "pci:", "network:", "network:x/vlan:", "network:x/vlan:1/vlan:2", "network:x/frob:1"),
+    *("network:x/vlan:1/portgroup:y", "user", "user:", "hostdev", "default:x", "default/vlan:1", "bridge:a:b"),
+    *(
+        "path:x",
+        "path:/x",
+        "path:rbd://x",
+        "pool:",
+        "pool:x",
+        "kubevirt-migrate/x",
+        "example.com/x",
+        "a/",
+        "/b/",
+        "Block",
+    ),
+    *(
+        "masquerade",
+        "sriov",
+        "Halted",
+        "Once",
+        "20Gi",
+        "0",
+        "0Gi",
+        "1.5Gi",
+        "-1",
+        "1e3",
+        "1Ki",
+        "1K",
+        "20 Gi",
+        "..",
+        "1.",
+    ),
+    *("2027-01-01", "2027-13-01", "20270101", "2027-W01-1", None, 0, 1, -1, 1.5, 10000, True, [], {}, ["a"], [1]),
+    *({"a": "b"}, {"name": "x"}, {"name": None}, {"name": "x", "kind": None}, {"pod": "masquerade"}, {"multus": "a/b"}),
+    *({"multus": "a", "pod": "bridge"}, {"pod": "masquerade", "binding": "bridge"}, {"multus": "a", "binding": None}),
+    *(
+        {"storageClass": None},
+        {"volumeMode": None},
+        {"accessModes": []},
+        {"accessModes": None},
+        {"fc": {}},
+        {"fc": None},
+    ),
+    *({"fc": {"wwids": ["1"]}}, {"fc": {"targetWWNs": ["1"]}}, {"iscsi": {}}, {"local": {"path": "/x"}}),
+    *({"local": {"path": "/x"}, "nodes": []}, {"local": {"path": "/x"}, "nodes": ["n"]}, ["file", "file"], ["nope"]),
+]
+
+
+def _places(data: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The ways to every value of a file."""
+    yield at
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in items:
+        yield from _places(value, (*at, key))
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    place=st.sampled_from([*_places(yaml.safe_load(EXAMPLE.read_text()))][1:]),
+    odd=st.sampled_from(ODD),
+    key=st.booleans(),
+)
+def test_the_schema_takes_what_the_reader_takes_and_nothing_else(place: tuple[Any, ...], odd: Any, key: bool) -> None:
+    data = yaml.safe_load(EXAMPLE.read_text())
+    home = data
+    for name in place[:-1]:
+        home = home[name]
+    if key and isinstance(odd, str) and isinstance(home, dict):
+        home[odd] = home.pop(place[-1])
+    elif place[-1] != "timezone":  # The schema does not list the time zones.
+        home[place[-1]] = odd
+    try:
+        sites.checked(copy.deepcopy(data), "site.yaml")
+        taken = True
+    except Refused:
+        taken = False
+    assert jsonschema.Draft202012Validator(SCHEMA).is_valid(_dates_as_text(data)) is taken
 
 
 def _dates_as_text(data: Any) -> Any:
