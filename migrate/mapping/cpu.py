@@ -20,7 +20,7 @@ GONE = re.compile(r"cpu64-rhel[56]|Icelake-Client(-noTSX)?|qemu|max|base")
 KNOWN = re.compile(
     r"Penryn|(Nehalem|Westmere|SandyBridge|IvyBridge)(-IBRS)?|(Haswell|Broadwell)(-noTSX)?(-IBRS)?"
     r"|Skylake-(Client|Server)((-noTSX)?-IBRS)?|(Cascadelake|Icelake)-Server(-noTSX)?|Cooperlake|Snowridge"
-    r"|SapphireRapids|GraniteRapids|SierraForest|ClearwaterForest"
+    r"|SapphireRapids|GraniteRapids|SierraForest|ClearwaterForest|Denverton|KnightsMill|YongFeng"
     r"|Opteron_G[345]|EPYC(-IBPB|-Rome|-Milan|-Genoa|-Turin)?|Dhyana"
 )
 VENDORS = ("Intel", "AMD", "Hygon")

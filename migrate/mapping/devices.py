@@ -8,7 +8,7 @@ from typing import Any
 
 from migrate.mapping import guests
 from migrate.mapping.paths import Leaf, Node, printable
-from migrate.mapping.signs import Context, Sign, View, default, flag
+from migrate.mapping.signs import Context, Sign, View, default, flag, ignore
 
 SHOWN = 4
 PCI_LIMITS = {"domain": 0xFFFF, "bus": 0xFF, "slot": 0x1F, "function": 7}
@@ -51,6 +51,16 @@ def shut(gate: Callable[[View, Context], object], node: Node, context: Context) 
 def lost(view: View, context: Context) -> Iterator[Sign]:
     """All leaves together are one loss."""
     yield flag(view.owned, "lost", described(view.owned, view.node.path))
+
+
+def acpi(view: View, context: Context) -> Iterator[Sign]:
+    """The ACPI indices of all remaining devices; an empty element sets none."""
+    empty = [leaf for leaf in view.owned if not leaf.attribute]
+    rest = [leaf for leaf in view.owned if leaf.attribute]
+    if empty:
+        yield ignore(empty, "An empty element sets nothing.")
+    if rest:
+        yield flag(rest, "lost", described(rest, view.node.path))
 
 
 def address(view: View, context: Context) -> Iterator[Sign]:

@@ -55,6 +55,11 @@ def test_a_domain_without_a_cpu_is_told_what_it_gets(run: Callable, rules: Rules
     assert gains["domain.cpu.model"] == "host-passthrough"
 
 
+@pytest.mark.parametrize("name", ["Denverton-v3", "KnightsMill", "YongFeng-v1", "EPYC-Turin", "Haswell-noTSX-IBRS"])
+def test_the_models_of_x86_that_libvirt_knows_are_kept(name: str, run: Callable, rules: Rules) -> None:
+    assert run(f"<cpu><model>{name}</model></cpu>", rules).writes["domain.cpu.model"].value == name
+
+
 def test_overcommit_is_said_of_guests_without_dedicated_cpus(run: Callable, rules: Rules) -> None:
     pinned = "<vcpu>2</vcpu><cputune><vcpupin vcpu='0' cpuset='4'/><vcpupin vcpu='1' cpuset='5'/></cputune>"
     told = [

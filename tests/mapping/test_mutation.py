@@ -267,7 +267,7 @@ def test_a_leaf_that_is_added_is_seen(part: int) -> None:
         path, depth = _home(pattern, documents)
         if KNOWN.paths[pattern].kind != "attribute" and pattern in documents[path].nodes.keys() - KNOWN.repeatable:
             continue
-        for value in [*KNOWN.paths[pattern].values[:3], "7"]:
+        for value in [*KNOWN.paths[pattern].values, "7"]:
             root = parse(sources[path], path.name)
             element = _grow(root, vocabulary.read(root), pattern, depth, value)
             after = _outcome(root)
