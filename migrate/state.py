@@ -14,8 +14,10 @@ from migrate.model import VM, BlockJob, Severity
 
 DEVICE = re.compile(r"devices\.[^.\[]+(\[\d+\])?")
 INDEX = re.compile(r"\[\d+\]")
-# What libvirt fills in for a running guest: the host's CPU in place of a mode, features that a model implies, labels.
-COMPLETED = re.compile(r"cpu(\.(feature|vendor|check|match|model\.|maxphysaddr).*)?|seclabel.*|resource.*")
+# What libvirt fills in for a running guest: the host's CPU in place of a mode, features that a model implies, labels,
+# and how a network is reached.
+FILLED_IN = r"cpu(\.(feature|vendor|check|match|model\.|maxphysaddr).*)?|seclabel.*|resource.*"
+COMPLETED = re.compile(FILLED_IN + r"|devices\.interface\.source\.mode")
 SHOWN = 3
 
 
@@ -134,19 +136,24 @@ def _writes(book: Ledger, live: Ledger) -> Iterator[Difference]:
 
 
 def _flags(book: Ledger, live: Ledger) -> Iterator[Difference]:
-    """Each finding of a leaf that one has and the other has not."""
+    """Each finding of a leaf that one has and the other has not.
 
-    def findings(each: Ledger) -> list[tuple[tuple[str, str, str], str]]:
+    A gate's finding is of a whole device, with what libvirt fills in for a running guest, so its reason tells it apart.
+    """
+
+    def findings(each: Ledger) -> list[tuple[tuple[str, str, str], str, str]]:
+        gates = {rule.id for rule, _ in each.rows if rule.form == "gate"}
         return [
-            ((item.id, INDEX.sub("", entry.path), item.value or ""), entry.path)
+            ((item.id, INDEX.sub("", entry.path), item.because if item.rule in gates else value), entry.path, value)
             for entry in each.entries
             for item in entry.findings
+            for value in [item.value or ""]
         ]
 
     for each, other, words in ((live, book, ("so", "")), (book, live, ("", "so"))):
-        left = Counter(key for key, _ in findings(other))
-        for key, path in findings(each):
+        left = Counter(key for key, _, _ in findings(other))
+        for key, path, value in findings(each):
             if left[key]:
                 left[key] -= 1
             else:
-                yield Difference(path, key[2], key[0], *words)
+                yield Difference(path, value, key[0], *words)

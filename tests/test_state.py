@@ -114,10 +114,22 @@ def test_what_libvirt_completes_for_a_running_guest_is_no_difference() -> None:
     running = MODEL.format("custom", "Nehalem", "<vendor>Intel</vendor><feature policy='require' name='vmx'/>")
     label = "<seclabel type='dynamic' model='dac' relabel='yes'><label>+0:+0</label></seclabel>"
     assert not differing(domain(), domain(cpu=running, more=label))
+    nic = "<interface type='network'><source network='lan'{}/></interface>"
+    assert not differing(domain(devices=nic.format("")), domain(devices=nic.format(" dev='eth1' mode='vepa'")))
     defined = MODEL.format("custom", "Nehalem", "")
     assert not differing(domain(cpu=defined), domain(cpu=running))
     (finding,) = differing(domain(cpu=MODEL.format("custom", "Haswell", "")), domain(cpu=running))
     assert "Nehalem now, Haswell then" in finding.because
+
+
+def test_what_libvirt_fills_in_of_a_device_that_is_not_carried_is_no_difference() -> None:
+    there = (
+        "<graphics type='spice' autoport='yes'/><channel type='spicevmc'><target type='virtio' name='x'/>{}</channel>"
+    )
+    running = there.replace("autoport", "port='5900' autoport").format("<alias name='channel0'/>")
+    assert not differing(domain(devices=there.format("")), domain(devices=running))
+    (finding,) = differing(domain(devices=there.format("")), domain(devices=running.replace("spice'", "sdl'")))
+    assert "graphics-gate/sdl: so now, nothing then; graphics-gate/spice: nothing now, so then" in finding.because
 
 
 def test_the_live_xml_is_kept_beside_the_domain_and_in_the_plan(tmp_path: Path) -> None:
