@@ -37,6 +37,7 @@ PREFIXES = {
     "http://libvirt.org/schemas/domain/xen/1.0": "xen",
     "http://libvirt.org/schemas/domain/bhyve/1.0": "bhyve",
     "http://libvirt.org/schemas/domain/vmware/1.0": "vmware",
+    "http://libvirt.org/schemas/domain/test/1.0": "test",
     "http://libvirt.org/schemas/domain/cloud-hypervisor/1.0": "ch",
     "http://libosinfo.org/xmlns/libvirt/domain/1.0": "libosinfo",
     "http://openstack.org/xmlns/libvirt/nova/1.0": "nova",
