@@ -52,7 +52,7 @@ def system(view: View, context: Context) -> Iterator[Sign]:
             )
         elif name == "uuid":
             yield flag(leaves, "uuid")
-        elif name in ("", "serial"):
+        elif name in ("", "serial") or not _text(leaves):
             yield ignore(leaves, "libvirt takes the first entry of a name that has a value.")
         else:
             cluster_wide += leaves
@@ -78,5 +78,7 @@ def other(view: View, context: Context) -> Iterator[Sign]:
     """Entries that no field of KubeVirt takes."""
     if hidden := _hidden(view, context):
         yield ignore(view.owned, hidden)
+    elif not any(leaf.value and leaf.attribute is None for leaf in view.owned):
+        yield ignore(view.owned, "Without a value nothing is said.")
     else:
         yield flag(view.owned, "lost")

@@ -37,3 +37,9 @@ def test_what_the_guest_does_not_see_is_not_given_to_it(run: Callable, rules: Ru
     writes, found = run_system(run, rules, "<entry name='serial'>A</entry><entry name='sku'>B</entry>", mode)
     assert "domain.firmware.serial" not in writes
     assert not found
+
+
+def test_an_entry_without_a_value_is_no_loss(run: Callable, rules: Rules) -> None:
+    assert not run_system(run, rules, "<entry name='manufacturer'/><entry name='sku'></entry>")[1]
+    book = run(f"{OS}<sysinfo type='smbios'><bios/><baseBoard><entry name='serial'/></baseBoard></sysinfo>", rules)
+    assert not [found.id for entry in book.entries for found in entry.findings if found.rule == "smbios-boards"]
