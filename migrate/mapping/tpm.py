@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from migrate.mapping.devices import described
 from migrate.mapping.signs import Context, Sign, View, default, flag, write
 from migrate.target.vocabulary import missing
 
@@ -36,3 +37,14 @@ def model(view: View, context: Context) -> Iterator[Sign]:
         yield default(view.owned, f"KubeVirt's TPM is then a {new} (converter/compute/tpm.go).")
     else:
         yield flag(view.owned, "interface" if name in ("tpm-crb", "tpm-tis") else "model", f"{name} becomes {new}")
+
+
+def profile(view: View, context: Context) -> Iterator[Sign]:
+    """The profile of the TPM's emulator; libvirt writes the name of the default that it got."""
+    named = [leaf for leaf in view.owned if leaf.value]
+    if not named:
+        yield default(view.owned, "Without a profile the emulator takes its default (swtpm_setup), as KubeVirt's does.")
+        return
+    profiles = [leaf for leaf in named if leaf.attribute != "removeDisabled"]
+    usual = profiles and all(leaf.value.startswith("default-v") for leaf in profiles)
+    yield flag(view.owned, "usual" if usual else "lost", described(view.owned, view.node.path))
