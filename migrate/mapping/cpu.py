@@ -136,6 +136,12 @@ def vendor(view: View, context: Context) -> Iterator[Sign]:
         yield flag(view.owned, "any-vendor")
 
 
+def feature(view: View, context: Context) -> tuple[str, str] | None:
+    """Stops a required feature of an architecture whose nodes have no labels of features."""
+    stopped = context.arch == "aarch64" and view.text("policy", "require") == "require"
+    return ("arm", view.text("name")) if stopped else None
+
+
 def given_model(context: Context, writes: Mapping[str, Any]) -> str | None:
     """The model of a guest whose source names no CPU at all."""
     if "domain.cpu.model" in writes:
