@@ -123,7 +123,9 @@ def test_the_digests_of_many_disks_were_a_way_through_the_journal_each(path: Pat
     read, times = journal._read, []
     monkeypatch.setattr(journal, "_read", lambda path: times.append(path) or read(path))
     find = journal.digests_at(path, "t")
-    assert [find("vm", f"vd{number}") for number in range(20)] == [{number: bytes(32)} for number in range(20)]
+    assert [find("vm", f"vd{number}", "default") for number in range(20)] == [
+        {number: bytes(32)} for number in range(20)
+    ]
     assert len(times) == 1
 
 
