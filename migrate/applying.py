@@ -117,8 +117,10 @@ def _checked(
 
 
 def _left_out(row: Planned, left_out: dict[str, str]) -> str | None:
-    blocked = "is blocked by the plan and left out; see report.json"
-    return blocked if row.verdict == "blocked" else left_out.get(row.vm.folder)
+    return BLOCKED if row.verdict == "blocked" else left_out.get(row.vm.folder)
+
+
+BLOCKED = "is blocked by the plan and left out; see report.json"
 
 
 def _method(vm: VM, disk: PlannedDisk, target: Target) -> tuple[ModuleType | None, str | None]:
@@ -333,7 +335,10 @@ def verify(folder: Path, target: Target, select: Selection, namespace: str | Non
     journal = folder / journals.NAME
     known, sent = journals.arrived(journal, target.name), journals.digests_at(journal, target.name)
     for row in rows:
-        for disk in row.disks if row.verdict != "blocked" else ():
+        if row.verdict == "blocked":
+            yield Outcome(row.vm.folder, problem=Blocked(BLOCKED))
+            continue
+        for disk in row.disks:
             evidence = known.get((disk.namespace, disk.claim))
             if evidence is None:
                 yield Outcome(row.vm.folder, disk.name, problem=Unfinished("was not copied yet; run `apply`"))

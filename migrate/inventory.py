@@ -102,6 +102,7 @@ def write(
     through once, `skipped` after it; an exception out of them leaves the folder as it was.
     """
     with _locked(folder):
+        _may_fill(folder)
         old = read(folder) if holds(folder) else Inventory([])
         merged = {vm.id: vm for vm in old.vms}
         found: set[str] = set()
@@ -134,6 +135,13 @@ def write(
         finally:
             _clear(folder)
     return new
+
+
+def _may_fill(folder: Path) -> None:
+    """Refused for a folder with anything that no `collect` wrote: its domain XML could be the only one there is."""
+    ours = holds(folder) or (folder / f".{RECORDS}.partial").exists()
+    if not ours and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise Refused(f"{folder}: is there and is no inventory; give a new folder with -d")
 
 
 def name_folders(vms: list[VM]) -> None:

@@ -408,6 +408,30 @@ def test_output_onto_a_full_disk_was_our_bug(web: Path) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
+def test_collect_wrote_over_the_domain_xml_of_others(tmp_path: Path) -> None:
+    (tmp_path / "web.xml").write_text(domain(devices="<graphics type='vnc' passwd='x'/>"))
+    before = (tmp_path / "web.xml").read_bytes()
+    done = cli("collect", "files", tmp_path, "-d", tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["web.xml"]
+    assert (tmp_path / "web.xml").read_bytes() == before
+
+
+def test_a_second_run_took_its_own_inventory_and_plan_for_sources(web: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert cli("collect", "files", tmp_path, "-d", tmp_path / "stock").stdout.startswith("1 VM ")
+        assert "1 VM: " in cli("plan", tmp_path, "-d", tmp_path / "plan").stdout
+
+
+def test_verify_was_silent_about_blocked_vms(tmp_path: Path) -> None:
+    bare(tmp_path / "web.xml", "web", 0)
+    text = (tmp_path / "web.xml").read_text().replace("hvm", "xen")
+    (tmp_path / "web.xml").write_text(text)
+    assert cli("plan", tmp_path, "-d", tmp_path / "plan").returncode == 1
+    done = cli("verify", tmp_path / "plan", "--directory", tmp_path / "out")
+    assert (done.returncode, done.stderr.count("left out")) == (1, 1)
+
+
 def bare(path: Path, name: str, n: int) -> None:
     """A domain without devices, which is never blocked."""
     path.write_text(re.sub("<devices>.*</devices>", "<devices/>", domain(name, n), flags=re.DOTALL))

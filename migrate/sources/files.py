@@ -15,6 +15,9 @@ from migrate.sources import _domain
 UNKNOWN_SIZE = "a domain XML does not hold the disk's size; collect from the libvirt host itself to know it"
 NETWORK = re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<network[\s>]", re.DOTALL)
 
+# What an inventory and a plan have: the domain XML in them came from elsewhere.
+OURS = {"inventory.json", "plan.json"}
+
 
 def collect(url: str | None, select: Selection, login: object = None) -> Iterator[VM | Skipped]:
     """The VM of a file, or those of the `*.xml` below a folder, whose links to folders are not followed.
@@ -74,6 +77,9 @@ def _folder(folder: str, select: Selection) -> Iterator[VM | Skipped]:
 
 def _walk(folder: str, unreadable: list[OSError]) -> Iterator[str]:
     for parent, folders, names in os.walk(folder, onerror=unreadable.append):
+        if parent != folder and (OURS & set(names) or re.fullmatch(r"\..*\.(partial|old)", os.path.basename(parent))):
+            folders.clear()
+            continue
         folders.sort()
         yield from (os.path.join(parent, name) for name in sorted(names) if name.endswith(".xml"))
 
