@@ -272,16 +272,19 @@ def _unfit(vm: VM, translation: Translation) -> Iterator[Finding]:
     What the findings about the state say is not said again.
     """
     said: set[str] = set()
+    problems = {disk.path: disk.problem for disk in vm.disks if disk.capacity is None and disk.problem}
     at_rest = state.at_rest(vm)
     for disk in translation.disks:
         unread = sources.source(vm.kind).unfit
-        now, later = unread(vm, disk), unread(at_rest, disk)
+        now, later = (unread(each, disk) for each in (vm, at_rest))
         _, disk.unfit = transfer.chosen(disk, None, now)
         reason = disk.unfit if now == later else transfer.chosen(disk, None, later)[1]
         if reason and reason not in said:
             said.add(reason)
             severity: Severity = "warning" if vm.state == "unknown" else "blocker"
-            because = f"The disk {disk.name} cannot be copied: {reason.rstrip('.')}."
+            problem = None if later else problems.get(disk.path)
+            detail = f" ({problem.rstrip('.')})" if problem else ""
+            because = f"The disk {disk.name} cannot be copied: {reason.rstrip('.')}{detail}."
             yield leafless(vm, "transfer/unfit", severity, because, UNFIT_REMEDY, f"volumes[{disk.name}]")
         if not reason and sources.source(vm.kind).spools(vm, disk):
             below = ", and room for the images below it" if len(disk.chain) > 1 else ""

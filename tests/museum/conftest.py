@@ -23,14 +23,19 @@ def translated() -> Callable[..., Translation]:
     """`translated(xml, site, sizes)`: a shut-off VM of a libvirt host; `sizes` are bytes by target dev, else 1 GiB."""
     rules = all_rules.load()
 
-    def run(xml: str, site: dict[str, Any] | None = None, sizes: dict[str, int] | None = None) -> Translation:
+    def run(
+        xml: str,
+        site: dict[str, Any] | None = None,
+        sizes: dict[str, int | None] | None = None,
+        problem: str | None = None,
+    ) -> Translation:
         from lxml import etree
 
         data = document(xml)
         disks = _domain.disks(etree.fromstring(data))
         for disk in disks:
             disk.capacity = (sizes or {}).get(disk.target, GIB)
-            disk.chain = []
+            disk.chain, disk.problem = [], problem
         vm = VM("vm", UUID, "libvirt", "qemu://h/system", "qemu:///system", "h", "vm", "shut off", disks=disks)
         vm.xml = data
         return pipeline.translate(vm, rules, target("1.9"), sites.checked(site or {}, "site.yaml"))

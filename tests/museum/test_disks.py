@@ -168,3 +168,9 @@ def test_an_empty_image_was_a_division_by_zero(translated: Callable) -> None:
     plan = translated(_devices(_disk("vda", "virtio")), sizes={"vda": 0})
     assert not plan.internal
     assert next(found.id for found in plan.all_findings() if found.severity == "blocker") == "disk-claim/image"
+
+
+def test_a_missing_image_was_a_size_to_be_given(translated: Callable) -> None:
+    plan = translated(_devices(_disk("vda", "virtio")), sizes={"vda": None}, problem="No such file or directory")
+    (finding,) = (found for found in plan.all_findings() if found.id == "transfer/unfit")
+    assert "No such file or directory" in finding.because
