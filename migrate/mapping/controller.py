@@ -93,6 +93,12 @@ def gained_scsi(context: Context, writes: Mapping[str, Any]) -> str | None:
     return None if "scsi" in types else "virtio-scsi"
 
 
+def gained_usb(context: Context, writes: Mapping[str, Any]) -> str | None:
+    """The USB controller of an arm64 guest whose source has none."""
+    types = {leaf.value for leaf in context.document.leaves if leaf.pattern == "devices.controller.type"}
+    return "qemu-xhci" if context.arch == "aarch64" and "usb" not in types else None
+
+
 def gained_discards(context: Context, writes: Mapping[str, Any]) -> str | None:
     """The disks whose discards reach the storage from now on, by the name of their item."""
     freed = []

@@ -18,7 +18,6 @@ SOURCES = {
     "aarch64": "KubeVirt adds a USB keyboard on arm64 (converter/compute/input_device.go).",
     "s390x": "KubeVirt adds a virtio keyboard on s390x (converter/compute/input_device.go).",
 }
-X86 = ("x86_64", "i686")
 # What KubeVirt adds beside a screen (converter/compute/input_device.go).
 ADDED = {"aarch64": ("tablet", "keyboard"), "s390x": ("keyboard",)}
 PS2 = "Every x86 machine has PS/2 keyboard and mouse (libvirt's qemuDomainDefAddImplicitInputDevice)."
@@ -27,9 +26,11 @@ PS2 = "Every x86 machine has PS/2 keyboard and mouse (libvirt's qemuDomainDefAdd
 def device(view: View, context: Context) -> Iterator[Sign]:
     """A tablet is written; a keyboard or mouse is there already, or another of its kind is."""
     kind, bus = view.text("type"), view.text("bus")
-    own = MACHINE.get(context.arch, {}).get(kind) if context.arch in X86 or _screen(context) else None
+    own = MACHINE.get(context.arch, {}).get(kind)
     if kind == "tablet":
         yield from _tablet(view, bus, context)
+    elif context.arch in ADDED and not _screen(context):
+        yield flag(view.owned, "headless", f"{kind} on {bus}")
     elif own is None:
         yield flag(view.owned, "lost", f"{kind} on {bus}")
     elif bus == own:
