@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from migrate.mapping.paths import Leaf
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
@@ -82,3 +83,15 @@ def other(view: View, context: Context) -> Iterator[Sign]:
         yield ignore(view.owned, "Without a value nothing is said.")
     else:
         yield flag(view.owned, "lost")
+
+
+def gained_maker(context: Context, writes: Mapping[str, Any]) -> str | None:
+    """The maker in SMBIOS, which s390x machines do not have, where the source names none of its own."""
+    named = context.document.text("os.smbios.mode") == "sysinfo" and "sysinfo" in context.document.nodes
+    return None if named or context.arch == "s390x" else "KubeVirt"
+
+
+def gained_serial(context: Context, writes: Mapping[str, Any]) -> str | None:
+    """The serial number in SMBIOS that KubeVirt makes up since 1.5 where the VM names none."""
+    made = context.target.at_least("1.5") and "domain.firmware.serial" not in writes
+    return "a random UUID" if made and context.arch != "s390x" else None

@@ -93,3 +93,25 @@ def test_input_devices_that_come_with_a_screen_are_gains(
 ) -> None:
     book = run(f"<os><type arch='{arch}'>hvm</type></os><devices>{devices}</devices>", rules)
     assert {gain.path: gain.value for gain in book.gains}.get("domain.devices.inputs") == added
+
+
+@pytest.mark.parametrize(
+    ("xml", "example", "maker", "number"),
+    [
+        ("", {}, "KubeVirt", "a random UUID"),
+        ("", {"kubevirt": "1.4"}, "KubeVirt", None),
+        ("<os><type arch='s390x' machine='s390-ccw-virtio'>hvm</type></os>", {}, None, None),
+        (
+            "<os><type arch='x86_64' machine='q35'>hvm</type><smbios mode='sysinfo'/></os>"
+            "<sysinfo type='smbios'><system><entry name='serial'>A</entry></system></sysinfo>",
+            {},
+            None,
+            None,
+        ),
+    ],
+)
+def test_what_kubevirt_says_of_the_machine_in_smbios_is_a_gain(
+    xml: str, example: dict[str, str], maker: str | None, number: str | None, run: Callable, rules: Rules
+) -> None:
+    gains = {gain.path: gain.value for gain in run(xml, rules, example).gains}
+    assert (gains.get("domain.firmware"), gains.get("domain.firmware.serial")) == (maker, number)
