@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrate.target.admission.spec import Manifest, Refusal, Spec, is_on
+from migrate.target.admission.spec import Manifest, Refusal, Spec, is_on, qualified
 from migrate.target.admission.storage import image_path
 
 # Each feature with the one it needs; KubeVirt switches that one on unless it is switched off: webhooks/hyperv.go.
@@ -77,7 +77,7 @@ def of_hyperv(every: Spec) -> Iterator[Refusal]:
 
 
 def of_other_devices(every: Spec) -> Iterator[Refusal]:
-    """Displays and I/O threads."""
+    """Displays, devices of the host and I/O threads."""
     devices = every.devices
     if "video" in devices and devices.get("autoattachGraphicsDevice") is False:
         because = "KubeVirt refuses a video device while autoattachGraphicsDevice is false."
@@ -89,6 +89,13 @@ def of_other_devices(every: Spec) -> Iterator[Refusal]:
         because = "KubeVirt refuses more than one GPU with a display from the start (ramFB)."
         remedy = "Set virtualGPUOptions.display.ramFB.enabled to false for the others."
         yield Refusal("domain.devices.gpus", "gpu-displays", because, remedy)
+    for kind in ("hostDevices", "gpus"):
+        for device in devices.get(kind, []):
+            resource = device.get("deviceName") or "a/b"
+            if "/" not in resource or not qualified(resource):
+                because = f"A VM with a device of {resource:.80}, which is no name of a resource, never starts."
+                path = f"domain.devices.{kind}[{device.get('name')}].deviceName"
+                yield Refusal(path, "device-resource", because, "Name it DOMAIN/NAME, as the cluster's nodes do.")
     threads = every.domain.get("ioThreads", {}).get("supplementalPoolThreadCount") or 0
     if every.domain.get("ioThreadsPolicy") == "supplementalPool" and threads < 1:
         because = "KubeVirt refuses a pool of I/O threads without their number."
