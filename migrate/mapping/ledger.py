@@ -17,6 +17,7 @@ from migrate.mapping.signs import Context, Sign, View
 from migrate.model import REDACTED, Entry, Finding, Gain, short_hash
 from migrate.target.vocabulary import Target, cast, missing, needs_more
 
+SECRET_NAMES = ("passwd", "password", "passphrase", "adminpass", "token", "ticket")
 INTERNAL_REMEDY = "Report it with the domain XML and the rule's name; the other VMs are not touched by it."
 
 
@@ -116,14 +117,14 @@ def redact_secrets(document: Document, rules: Rules) -> None:
 
 def _secret(leaf: Leaf, owner: Rule) -> bool:
     """Whether a leaf's value is shown nowhere: its owner or name says so, or nobody knows its namespace."""
-    hidden = owner.secret or _called_secret(leaf.pattern) or (":" in leaf.pattern and leaf.foreign)
-    return hidden and not leaf.implied
+    return (owner.secret or _secret_by_name(leaf.pattern)) and not leaf.implied
 
 
 @lru_cache(maxsize=10_000)
-def _called_secret(pattern: str) -> bool:
-    """Whether a name says what it holds, in whatever element."""
-    return re.split("[.:]", pattern)[-1].lower() in ("passwd", "password", "passphrase", "adminpass", "token", "ticket")
+def _secret_by_name(pattern: str) -> bool:
+    """Whether a name says that it holds a secret, in whatever element, or is of a namespace that nobody knows."""
+    prefix, _, name = pattern.rpartition(".")[2].rpartition(":")
+    return prefix == "other" or name.lower() in SECRET_NAMES
 
 
 def run(document: Document, rules: Rules, context: Context) -> Ledger:
@@ -201,7 +202,7 @@ class _Run:
             owner, node = _owner(leaf, document, rules, holds)
             value = leaf.value
             row = owner.quiet(value)
-            if (owner.secret or ":" in leaf.pattern) and _secret(leaf, owner):
+            if _secret(leaf, owner):
                 value = REDACTED
                 self.ledger.secrets.append(leaf)
             if gated and (inside := next((above for above in leaf.node.trail if above in gated), None)):
