@@ -24,7 +24,7 @@ from migrate.transfer._throttle import Throttle
 from migrate.transfer.file import DirectoryTarget
 
 Target = DirectoryTarget | ClusterTarget
-Progress = Callable[[PlannedDisk, str, int], None]
+Progress = Callable[[PlannedDisk, str, int, int], None]
 JOBS = 4
 
 
@@ -62,8 +62,8 @@ def apply(
     """Copies the disks of a plan's VMs that are not blocked, and makes the VMs in a cluster; one outcome each.
 
     What stops one VM does not stop the others; the journal lets a later run go on. `progress` gets the disk, "copy" or
-    "read back", and the bytes dealt with so far. At most `jobs` disks are copied at a time, with `bandwidth` bytes a
-    second in all and of each source.
+    "read back", the bytes dealt with so far and how many of them were zeroes that were skipped. At most `jobs` disks
+    are copied at a time, with `bandwidth` bytes a second in all and of each source.
     """
     rows = planned(folder, select)
     path = folder / journals.NAME
@@ -304,10 +304,10 @@ class _Run:
             return self._outcome(vm, disk, evidence)
 
     def _moved(self, vm: VM, disk: PlannedDisk, method: ModuleType, check: Callable[[], None] | None) -> Evidence:
-        def told(phase: str, count: int) -> None:
+        def told(phase: str, count: int, zeroes: int) -> None:
             if self.stop.is_set():
                 raise Unfinished("interrupted; run again")
-            self.progress(disk, phase, count)
+            self.progress(disk, phase, count, zeroes)
 
         if check is None or (method.OPENS is None and not sources.readable(vm, disk)):
             step = self.journal.step(vm.folder, disk.name, self.target.name, "", disk.namespace)

@@ -151,23 +151,23 @@ class Bars:
         self.total = total
         self.live: Any = None
         self.all: Any = None
-        self.copied: dict[str, int] = {}
+        self.copied: dict[str, tuple[int, int]] = {}
         self.tasks: dict[tuple[str, str], Any] = {}
         self.lock = threading.Lock()
 
-    def step(self, disk: PlannedDisk, phase: str, done: int) -> None:
-        """Moves the bar of a disk and phase to `done` bytes; from any thread."""
+    def step(self, disk: PlannedDisk, phase: str, done: int, zeroes: int) -> None:
+        """Moves the bar of a disk and phase to `done` bytes, of which `zeroes` were skipped; from any thread."""
         if not sys.stderr.isatty():
             return
         with self.lock:
             self._start()
             key = (disk.claim, phase)
             if key not in self.tasks:
-                self.tasks[key] = self.live.add_task(f"{disk.claim} {phase}", total=disk.bytes)
-            self.live.update(self.tasks[key], completed=done)
+                self.tasks[key] = self.live.add_task(f"{disk.claim} {phase}", total=disk.bytes, zeroes="")
+            self.live.update(self.tasks[key], completed=done, zeroes=_skipped(zeroes))
             if phase == "copy":
-                self.copied[disk.claim] = done
-                self.live.update(self.all, completed=sum(self.copied.values()))
+                self.copied[disk.claim] = done, zeroes
+                self._update_all()
 
     def _start(self) -> None:
         from rich import progress
@@ -175,10 +175,16 @@ class Bars:
 
         if self.live is None:
             columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.DownloadColumn(True))
-            rates = (progress.TransferSpeedColumn(), progress.TimeRemainingColumn())
+            zeroes = progress.TextColumn("{task.fields[zeroes]}")
+            rates = (progress.TransferSpeedColumn(), progress.TimeRemainingColumn(), zeroes)
             self.live = progress.Progress(*columns, *rates, console=Console(stderr=True), transient=True)
             self.live.start()
-            self.all = self.live.add_task("all disks", total=self.total, completed=sum(self.copied.values()))
+            self.all = self.live.add_task("all disks", total=self.total, zeroes="")
+            self._update_all()
+
+    def _update_all(self) -> None:
+        done, zeroes = (sum(counts) for counts in zip((0, 0), *self.copied.values(), strict=True))
+        self.live.update(self.all, completed=done, zeroes=_skipped(zeroes))
 
     def clear(self) -> None:
         """Takes the bars away, so that a line can be printed."""
@@ -188,6 +194,13 @@ class Bars:
                 self.live, self.tasks = None, {}
 
 
+def _skipped(zeroes: int) -> str:
+    """What a bar says of the zeroes that were never read and never sent."""
+    from migrate.target.quantity import human
+
+    return f"{human(zeroes)} zeroes skipped" if zeroes else ""
+
+
 class Events:
     """Lines of JSON on stderr that say how far a disk is, at most one a second for each phase of it."""
 
@@ -195,16 +208,17 @@ class Events:
         self.told: dict[tuple[str, str, str], tuple[float, int]] = {}
         self.lock = threading.Lock()
 
-    def step(self, disk: PlannedDisk, phase: str, done: int) -> None:
-        """Tells that a disk has come to `done` bytes of a phase; from any thread."""
+    def step(self, disk: PlannedDisk, phase: str, done: int, zeroes: int) -> None:
+        """Tells that a disk has come to `done` bytes of a phase, of which `zeroes` were skipped; from any thread."""
         now, key = time.monotonic(), (disk.namespace, disk.claim, phase)
         with self.lock:
             last, known = self.told.get(key, (0.0, -1))
             if done == known or (done != disk.bytes and now - last < 1):
                 return
             self.told[key] = now, done
-            event = {"claim": f"{disk.namespace}/{disk.claim}", "phase": phase, "bytes": done, "of": disk.bytes}
-            click.echo(ascii_only(json.dumps({"event": "progress", **event}, ensure_ascii=False)), err=True)
+            counts = {"bytes": done, "of": disk.bytes, "zeroes": zeroes}
+            event = {"event": "progress", "claim": f"{disk.namespace}/{disk.claim}", "phase": phase, **counts}
+            click.echo(ascii_only(json.dumps(event, ensure_ascii=False)), err=True)
 
     def clear(self) -> None:
         """Leaves what was printed."""

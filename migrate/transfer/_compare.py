@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from migrate.journal import Step
 from migrate.model import Evidence, PlannedDisk, Refused
@@ -12,7 +13,7 @@ from migrate.transfer._bytes import Opened
 from migrate.transfer._claims import Unverifiable, name_of, read_back, there
 from migrate.transfer._copy import copy
 
-Progress = Callable[[str, int], None]
+Progress = Callable[[str, int, int], None]
 
 
 def compare(
@@ -23,7 +24,7 @@ def compare(
         raise Refused(f"{disk.path} has {opened.size} bytes and the plan says {disk.bytes}: plan again")
     claim = there(cluster, disk)
     started = time.monotonic()
-    told = None if progress is None else lambda count: progress("read", count)
+    told = None if progress is None else partial(progress, "read")
     source = copy(
         opened.uri, _Nowhere(), done=step.done, on_chunks=step.record, throttle=opened.throttle, progress=told
     )

@@ -24,7 +24,7 @@ ALIGNMENT = 4096  # of offset and memory of all that a sink gets, and of its len
 FLUSH = 64  # blocks: at most so many, and one for each connection, are written and not yet recorded as safe
 _ZEROS = bytes(64 * 1024)  # the grain in which zeroes that come as data stay holes
 
-Progress = Callable[[int], None]
+Progress = Callable[[int, int], None]  # the bytes dealt with, and how many of them were zeroes that nobody sent
 Chunks = dict[int, bytes]
 _Read = Callable[[int, mmap, int, int], None]
 _Parts = list[tuple[int, int]]
@@ -56,7 +56,8 @@ def copy(
     """Copies all but zeroes into a sink of zeroes; blocks `done` earlier are not read again.
 
     `on_chunks` gets the digests of blocks by index once they are durable; `progress` the bytes dealt with, holes
-    included. A source or sink that fails raises Unfinished or OSError after every thread has stopped.
+    included, and how many of them were skipped. A source or sink that fails raises Unfinished or OSError after every
+    thread has stopped.
     """
     unflushed = _Unflushed(sink, on_chunks)
     with Connection(uri) as source:
@@ -194,7 +195,7 @@ class _Walk:
         with self.lock:
             if self.progress and position > self.passed:
                 self.passed = position
-                self.progress(position)
+                self.progress(position, max(0, position - self.data))
 
 
 class _Unflushed:

@@ -75,14 +75,18 @@ class Body:
         self.tree.data = sum(min(end, self.size) - start for start, end in _pairs(self.ranges))
         if self.tables:
             yield from map(self._in_time, _pieces(self.tables()))
+        sent = 0
         with closing(self._read_ahead()) as contents:
             for index, content in contents:
                 for start in range(0, len(content), _PIECE):
                     yield self._in_time(content[start : start + _PIECE])
-                if self.progress:
-                    self.progress(min((index + 1) * BLOCK, self.size))
+                sent += len(content)
+                self._tell(min((index + 1) * BLOCK, self.size), sent)
+        self._tell(self.size, sent)
+
+    def _tell(self, passed: int, sent: int) -> None:
         if self.progress:
-            self.progress(self.size)
+            self.progress(passed, max(0, passed - sent))
 
     def blank(self) -> bool:
         """Whether the disk is all zero; it is read up to its first byte that is not."""

@@ -15,7 +15,7 @@ __all__ = ["OPENS", "TARGET", "check", "discard", "move", "present", "unfit"]
 
 TARGET, OPENS = ClusterTarget, True
 
-Progress = Callable[[str, int], None]
+Progress = Callable[[str, int, int], None]
 
 
 def unfit(disk: PlannedDisk, cluster: ClusterTarget | None) -> str | None:

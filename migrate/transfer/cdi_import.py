@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from migrate.journal import Step
 from migrate.model import Evidence, Mismatch, PlannedDisk, Unfinished
@@ -35,20 +35,24 @@ BLANK = "blank:"
 TRIES = 3
 UNKNOWN = "CDI pulled the disk itself, so that nothing here has seen what its source holds"
 
-Progress = Callable[[str, int], None]
+Progress = Callable[[str, int, int], None]
 
 
 def unfit(disk: PlannedDisk, cluster: ClusterTarget | None) -> str | None:
     """Why this method cannot serve a disk, None where it can."""
     if _source(disk.path or "") is None:
-        return "the disk is nowhere that CDI can pull it from: http(s), a registry, a claim, a snapshot, or blank"
+        return "the disk is nowhere that CDI can pull it from: http(s), registry, imageio, claim, snapshot, or blank"
     if disk.bytes is None:
         return "the size of the disk is unknown; give it under `sizes` in the site file"
     return None
 
 
 def _source(origin: str) -> Object | None:
-    """The source of a DataVolume for an origin, None where CDI has none."""
+    """The source of a DataVolume for an origin, None where CDI has none.
+
+    Beside http(s) URLs: `docker://IMAGE`, `pvc://NAMESPACE/NAME`, `snapshot://NAMESPACE/NAME`, and for a disk of oVirt
+    `imageio://ENGINE/DISK?secretRef=SECRET&certConfigMap=CONFIGMAP`.
+    """
     if origin == BLANK:
         return {"blank": {}}
     parts = urlsplit(origin)
@@ -56,9 +60,17 @@ def _source(origin: str) -> Object | None:
         return {"http": {"url": origin}}
     if parts.scheme == "docker" and parts.netloc:
         return {"registry": {"url": origin}}
+    if parts.scheme == "imageio" and parts.netloc and parts.path.count("/") == 1 and (login := _login(parts.query)):
+        return {"imageio": {"url": f"https://{parts.netloc}/ovirt-engine/api", "diskId": parts.path[1:], **login}}
     if parts.scheme in ("pvc", "snapshot") and parts.netloc and parts.path.count("/") == 1:
         return {parts.scheme: {"namespace": parts.netloc, "name": parts.path[1:]}}
     return None
+
+
+def _login(query: str) -> Object | None:
+    """The Secret with the engine's login and the ConfigMap with its authority, both of which CDI asks for."""
+    names = dict(parse_qsl(query))
+    return names if names.keys() == {"secretRef", "certConfigMap"} else None
 
 
 def move(
@@ -128,5 +140,5 @@ def _done(cluster: ClusterTarget, disk: PlannedDisk, volume: Object, progress: P
         )
     percent = str(status.get("progress", "")).removesuffix("%")
     if progress and disk.bytes and percent.replace(".", "", 1).isdigit():
-        progress("import", int(disk.bytes * float(percent) / 100))
+        progress("import", int(disk.bytes * float(percent) / 100), 0)
     return None

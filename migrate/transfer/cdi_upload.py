@@ -9,6 +9,7 @@ import os
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from mmap import PAGESIZE, mmap
 from typing import Any
 
@@ -57,7 +58,7 @@ IMAGES = {
     0x40: (b"\x7f\x10\xda\xbe",),
 }
 
-Progress = Callable[[str, int], None]
+Progress = Callable[[str, int, int], None]
 
 
 def unfit(disk: PlannedDisk, cluster: ClusterTarget | None) -> str | None:
@@ -182,7 +183,7 @@ def _body(
     opened: Opened, disk: PlannedDisk, cluster: ClusterTarget, raw: bool, progress: Progress | None
 ) -> _stream.Body:
     """What is sent: raw bytes for a Block claim or when asked, but for a disk all zero, or one that CDI converts."""
-    told = None if progress is None else lambda count: progress("copy", count)
+    told = None if progress is None else partial(progress, "copy")
     behind = 0
     if raw or _is_block(disk, cluster):
         body = _stream.raw(opened.uri, throttle=opened.throttle, progress=told)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from mmap import mmap
 from pathlib import Path
 
@@ -45,7 +46,7 @@ _HINTS = {
     errno.EFBIG: "move the folder to a file system that holds files of this size",
 }
 
-Progress = Callable[[str, int], None]
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(slots=True)
@@ -319,8 +320,8 @@ def _read(folder: int, name: str, size: int, progress: Progress | None) -> Tree:
         return read_back(descriptor, size, progress=_part(progress, "read back"))
 
 
-def _part(progress: Progress | None, phase: str) -> Callable[[int], None] | None:
-    return None if progress is None else lambda count: progress(phase, count)
+def _part(progress: Progress | None, phase: str) -> Callable[[int, int], None] | None:
+    return None if progress is None else partial(progress, phase)
 
 
 def _identity(entry: os.stat_result) -> list[int]:

@@ -22,7 +22,7 @@ TARGET, OPENS = ClusterTarget, None
 VOLUME = "PersistentVolume"
 UNKNOWN = "the LUN cannot be read from here, so that nobody has seen that the volume is the same one"
 
-Progress = Callable[[str, int], None]
+Progress = Callable[[str, int, int], None]
 
 
 def unfit(disk: PlannedDisk, cluster: ClusterTarget | None) -> str | None:

@@ -232,6 +232,7 @@ def test_progress_is_lines_of_json_as_it_comes(embedded: Host, planned: Any, on_
     events = [json.loads(line) for line in done.stderr.splitlines()]
     copied = [each["bytes"] for each in events if each.get("phase") == "copy"]
     assert len(copied) > 1 and copied == sorted(set(copied)) and copied[-1] == 8 << 20
+    assert [each["zeroes"] for each in events if each.get("phase") == "copy"][-1] == 3 << 20
     assert {(each["event"], each["claim"], each["of"]) for each in events} == {("progress", "vms/web-vda", 8 << 20)}
     assert [each["made"] for each in json.loads(done.stdout)] == [None, "VirtualMachine vms/web"]
 
@@ -358,6 +359,29 @@ def test_a_disk_on_a_web_server_is_pulled_by_cdi_itself(
     on_cluster("verify")
     on_cluster("undo", "--yes")
     cluster.wait(lambda: not names(cluster, "persistentvolumeclaims"), "the end of the claim")
+
+
+ORIGINS = {
+    "docker://registry.test/web": "docker://registry.test/web",
+    "imageio://engine.test/4c1d?secretRef=login&certConfigMap=authority": "https://engine.test/ovirt-engine/api#4c1d",
+}
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_a_disk_of_a_registry_or_an_engine_is_pulled_by_cdi_itself(
+    origin: str, embedded: Host, planned: Any, on_cluster: Command, cluster: Cluster, tmp_path: Path
+) -> None:
+    image = embedded.image("web.raw", "2M", "write -P 7 64k 1M", format="raw")
+    cluster.imports.origins[ORIGINS[origin]] = image
+    embedded.define("web", image)
+    planned()
+    plan = tmp_path / "plan/plan.json"
+    document = json.loads(plan.read_text())
+    document["vms"][0]["disks"][0]["path"] = origin
+    plan.write_text(json.dumps(document))
+    on_cluster("apply", "--accept-unverified")
+    assert same(cluster.claim_path("vms", "web-vda"), image)
+    assert machines(cluster) == ["web"]
 
 
 def test_what_cdi_refuses_to_pull_is_told_before_anything_is_made(
