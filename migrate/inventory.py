@@ -71,7 +71,13 @@ def direct(found: Iterable[VM | Skipped], xml: Callable[[VM], bytes]) -> Invento
 
 
 def read(folder: Path) -> Inventory:
-    """The inventory in a folder; one that is missing or was edited into nonsense is Refused."""
+    """The inventory in a folder; one that is missing, half written or was edited into nonsense is Refused."""
+    if _unpublished(folder).exists():
+        raise Refused(f"{folder}: a collect into it runs or was killed; wait for its end, or run it again")
+    return _recorded(folder)
+
+
+def _recorded(folder: Path) -> Inventory:
     path = folder / RECORDS
     try:
         document = json.loads(path.read_bytes())
@@ -103,9 +109,10 @@ def write(
     """
     with _locked(folder):
         _may_fill(folder)
-        old = read(folder) if holds(folder) else Inventory([])
+        old = _recorded(folder) if holds(folder) else Inventory([])
         merged = {vm.id: vm for vm in old.vms}
         found: set[str] = set()
+        whole = True
         try:
             for vm in vms:
                 found.add(vm.id)
@@ -121,6 +128,7 @@ def write(
             vms_now = sorted(merged.values(), key=lambda vm: vm.folder)
             new = Inventory(vms_now, all_skipped, partial(_xml, folder, XML), partial(_xml, folder, LIVE))
             records = _write_records(folder, new)
+            whole = False
             for vm in (merged[identity] for identity in sorted(found)):
                 _partial(folder, vm.id, XML).replace(folder / f"{vm.folder}{XML}")
                 if vm.has_live:
@@ -128,18 +136,19 @@ def write(
                 else:
                     (folder / f"{vm.folder}{LIVE}").unlink(missing_ok=True)
             records.replace(folder / RECORDS)
+            whole = True
         except OSError as error:
             raise Refused(
                 f"{folder}: {error.strerror}; give a folder that can be written and has room, and collect again"
             ) from None
         finally:
-            _clear(folder)
+            _clear(folder, keep=None if whole else _unpublished(folder))
     return new
 
 
 def _may_fill(folder: Path) -> None:
     """Refused for a folder with anything that no `collect` wrote: its domain XML could be the only one there is."""
-    ours = holds(folder) or (folder / f".{RECORDS}.partial").exists()
+    ours = holds(folder) or _unpublished(folder).exists()
     if not ours and any(not path.name.startswith(".") for path in folder.iterdir()):
         raise Refused(f"{folder}: is there and is no inventory; give a new folder with -d")
 
@@ -180,13 +189,18 @@ def _write_records(folder: Path, inventory: Inventory) -> Path:
     for row in rows:
         del row["xml"], row["live"]
     document = {"schema": SCHEMA, "vms": rows, "skipped": [asdict(item) for item in inventory.skipped]}
-    path = folder / f".{RECORDS}.partial"
+    path = _unpublished(folder)
     with open(path, "w", encoding="utf-8") as file:
         json.dump(document, file, indent=1, ensure_ascii=False)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
     return path
+
+
+def _unpublished(folder: Path) -> Path:
+    """Where the records are until all XML that they tell of is in place."""
+    return folder / f".{RECORDS}.partial"
 
 
 @contextmanager
@@ -215,10 +229,11 @@ def _lock(descriptor: int, folder: Path) -> None:
         raise Refused(f"{folder}: another collect writes to it; wait for its end") from None
 
 
-def _clear(folder: Path) -> None:
+def _clear(folder: Path, keep: Path | None) -> None:
     """Removes what this run, or one that was killed, left under temporary names."""
     for path in folder.glob(".*.partial"):
-        path.unlink()
+        if path != keep:
+            path.unlink()
 
 
 def _partial(folder: Path, identity: str, suffix: str) -> Path:

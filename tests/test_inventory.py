@@ -134,6 +134,28 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["inventory.json", "web.xml"]
 
 
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "raise KeyboardInterrupt"])
+def test_after_a_kill_new_xml_was_planned_with_old_facts(tmp_path, end):
+    inventory.write(tmp_path, [vm()], [])
+    ended = (
+        "import os, sys; from pathlib import Path; from migrate import inventory; from migrate.model import VM\n"
+        "replace = Path.replace\n"
+        "def dying(self, target):\n"
+        "    if Path(target).name == inventory.RECORDS:\n"
+        f"        {end}\n"
+        "    return replace(self, target)\n"
+        "Path.replace = dying\n"
+        "new = VM('web', sys.argv[2], 'libvirt', 'qemu://h1/system', 'u', xml=b'<domain>new</domain>')\n"
+        "inventory.write(Path(sys.argv[1]), [new], [])"
+    )
+    subprocess.run([sys.executable, "-c", ended, tmp_path, UUID], check=False, stderr=subprocess.DEVNULL)
+    assert (tmp_path / "web.xml").read_bytes() == b"<domain>new</domain>"
+    with pytest.raises(Refused, match="run it again"):
+        inventory.read(tmp_path)
+    inventory.write(tmp_path, [vm()], [])
+    assert [found.xml for found in inventory.read(tmp_path)] == [vm().xml]
+
+
 def test_a_full_disk_leaves_the_inventory_as_it_was(tmp_path):
     inventory.write(tmp_path, [vm()], [])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
