@@ -131,3 +131,17 @@ def test_a_ceph_key_inside_of_a_legacy_rbd_name_was_shown() -> None:
     }
     for (protocol, name), said in shown.items():
         assert leaves(disk.format(protocol, name))["devices.disk[0].source.name"] == said
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_password_inside_of_a_text_was_shown(encoding: str) -> None:
+    texts = {
+        "ks=http://u:hunter2@h/a x": "ks=http://u:(redacted)@h/a x",
+        "ks=http://u:hunter2&#64;h/a": "ks=http://u:(redacted)@h/a",
+        "a PASSWD=hunter2 b": "a PASSWD=(redacted) b",
+        "json:{key: hunter2}": "json:(redacted)",
+        "see http://h:80/a, mail a@b": "see http://h:80/a, mail a@b",
+    }
+    for text, shown in texts.items():
+        root = parse(f"<domain a='{text}'>{text}<b/>{text}</domain>".encode(encoding), "x")
+        assert [root.get("a"), root.text, root[0].tail] == [shown] * 3
