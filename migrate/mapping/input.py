@@ -19,7 +19,7 @@ SOURCES = {
     "s390x": "KubeVirt adds a virtio keyboard on s390x (converter/compute/input_device.go).",
 }
 # What KubeVirt adds beside a screen (converter/compute/input_device.go).
-ADDED = {"aarch64": ("tablet", "keyboard"), "s390x": ("keyboard",)}
+ADDED = {"aarch64": {"keyboard": "usb", "tablet": "usb"}, "s390x": {"keyboard": "virtio"}}
 PS2 = "Every x86 machine has PS/2 keyboard and mouse (libvirt's qemuDomainDefAddImplicitInputDevice)."
 
 
@@ -61,4 +61,5 @@ def gained(context: Context, writes: Mapping[str, Any]) -> str | None:
     if not _screen(context):
         return None
     there = {leaf.value for leaf in context.document.by_pattern.get("devices.input.type", ())}
-    return ", ".join(kind for kind in ADDED.get(context.arch, ()) if kind not in there) or None
+    added = ADDED.get(context.arch, {}).items()
+    return ", ".join(f"{kind} on {bus}" for kind, bus in added if kind not in there) or None
