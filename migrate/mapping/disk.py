@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from migrate.decisions import Lun, Storage
 from migrate.mapping.guests import Driver, judged
@@ -53,6 +54,8 @@ SLOT = ("domain", "bus", "slot", "function", "cssid", "ssid", "devno")
 NUMBER = re.compile("0x[0-9a-fA-F]{1,8}|[0-9]{1,9}")
 # Heads, and sectors of 4 KiB a track, of an ECKD DASD.
 DASD = ("15", "12")
+# CDI's resizeImage fills a file system, and a device is as large as its storage made it.
+GROWS = re.compile(r"PersistentVolumeClaim\[[^\]]*\]\.spec\.volumeMode")
 SECTOR = 512
 SECTORS = tuple(SECTOR << shift for shift in range(13))
 SECTORS_S390X = tuple(size for size in SECTORS if size <= 4096)
@@ -451,3 +454,10 @@ def _slot_order(context: Context) -> list[int]:
 def lost(view: View, context: Context) -> Iterator[Sign]:
     """Leaves that are lost together and make one finding."""
     yield flag(view.owned, "lost")
+
+
+def gained_size(context: Context, writes: Mapping[str, Any]) -> str | None:
+    """The disks that CDI can make larger than they were, by the name of their item."""
+    if not any(method.startswith("cdi-") for method in context.site.methods):
+        return None
+    return ", ".join(path[path.index("[") + 1 : path.index("]")] for path in writes if GROWS.fullmatch(path)) or None
