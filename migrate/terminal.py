@@ -172,12 +172,20 @@ class Bars:
     def _start(self) -> None:
         from rich import progress
         from rich.console import Console
+        from rich.table import Column
 
         if self.live is None:
-            columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.DownloadColumn(True))
-            zeroes = progress.TextColumn("{task.fields[zeroes]}")
-            rates = (progress.TransferSpeedColumn(), progress.TimeRemainingColumn(), zeroes)
-            self.live = progress.Progress(*columns, *rates, console=Console(stderr=True), transient=True)
+            name = progress.TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis"))
+            sizes = progress.DownloadColumn(True, table_column=Column(no_wrap=True))
+            zeroes = progress.TextColumn("{task.fields[zeroes]}", table_column=Column(no_wrap=True))
+            columns = (
+                name,
+                progress.BarColumn(),
+                sizes,
+                progress.TransferSpeedColumn(),
+                progress.TimeRemainingColumn(),
+            )
+            self.live = progress.Progress(*columns, zeroes, console=Console(stderr=True), transient=True)
             self.live.start()
             self.all = self.live.add_task("all disks", total=self.total, zeroes="")
             self._update_all()
@@ -198,7 +206,7 @@ def _skipped(zeroes: int) -> str:
     """What a bar says of the zeroes that were never read and never sent."""
     from migrate.target.quantity import human
 
-    return f"{human(zeroes)} zeroes skipped" if zeroes else ""
+    return f"skipped {human(zeroes)}" if zeroes else ""
 
 
 class Events:
