@@ -23,6 +23,8 @@ KNOWN = re.compile(
     r"|SapphireRapids|GraniteRapids|SierraForest|ClearwaterForest|Denverton|KnightsMill|YongFeng"
     r"|Opteron_G[345]|EPYC(-IBPB|-Rome|-Milan|-Genoa|-Turin)?|Dhyana"
 )
+# libvirt's src/cpu_map; KubeVirt's converter/compute/cpu.go disables it.
+WITH_MPX = re.compile(r"(Skylake-(Client|Server)|(Cascadelake|Icelake)-Server|Icelake-Client)(-noTSX)?(-IBRS)?")
 VENDORS = ("Intel", "AMD", "Hygon")
 VENDOR_LABEL = "nodeSelector[cpu-vendor.node.kubevirt.io/{}]"
 # What a single vCPU is beyond being there from the start.
@@ -147,6 +149,13 @@ def given_model(context: Context, writes: Mapping[str, Any]) -> str | None:
     if "domain.cpu.model" in writes:
         return None
     return "host-passthrough" if context.arch == "aarch64" else "host-model"
+
+
+def without_mpx(context: Context, writes: Mapping[str, Any]) -> str | None:
+    """The feature that KubeVirt takes from a named model, where the domain says nothing of it itself."""
+    model, features = writes.get("domain.cpu.model"), context.document.by_pattern.get("cpu.feature.name", ())
+    named = context.arch in X86 and model is not None and WITH_MPX.fullmatch(model.value)
+    return "mpx disable" if named and all(leaf.value != "mpx" for leaf in features) else None
 
 
 def overcommit(context: Context, writes: Mapping[str, Any]) -> str | None:

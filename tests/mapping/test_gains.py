@@ -115,3 +115,20 @@ def test_what_kubevirt_says_of_the_machine_in_smbios_is_a_gain(
 ) -> None:
     gains = {gain.path: gain.value for gain in run(xml, rules, example).gains}
     assert (gains.get("domain.firmware"), gains.get("domain.firmware.serial")) == (maker, number)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "gained"),
+    [
+        ("<cpu mode='custom'><model>Skylake-Server-IBRS</model></cpu>", "mpx disable"),
+        ("<cpu mode='custom'><model>Cascadelake-Server-noTSX</model></cpu>", "mpx disable"),
+        ("<cpu><model>Icelake-Server</model><feature policy='disable' name='mpx'/></cpu>", None),
+        ("<cpu mode='custom'><model>Haswell-noTSX</model></cpu>", None),
+        ("<cpu mode='host-model'/>", None),
+    ],
+)
+def test_mpx_was_taken_from_named_models_without_a_word(
+    cpu: str, gained: str | None, run: Callable, rules: Rules
+) -> None:
+    book = run(f"<os><type arch='x86_64' machine='q35'>hvm</type></os>{cpu}", rules)
+    assert {gain.path: gain.value for gain in book.gains}.get("domain.cpu.features") == gained
