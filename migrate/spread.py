@@ -8,9 +8,12 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, TypeVar
 
 BATCH = 32  # items that a process has in hand at a time
+ENDED = object()
 
 Item = TypeVar("Item")
 State = TypeVar("State")
@@ -43,6 +46,8 @@ def spread(
             yield finish(state, meet(item, message))
         return
     workers = [_Worker(batches[first::processes], begin, finish) for first in range(min(processes, len(batches)))]
+    for worker in workers:
+        worker.listen()
     try:
         finishing: deque[_Worker] = deque()
         for number, batch in enumerate(batches):
@@ -59,7 +64,10 @@ def spread(
 
 
 class _Worker:
-    """A process that begins and finishes its batches one after another."""
+    """A process that begins and finishes its batches one after another, and never waits until it has been listened to.
+
+    It is at most one batch ahead, for it waits for the answers to what it has begun.
+    """
 
     def __init__(self, batches: Sequence[Sequence[Any]], begin: Callable[..., Any], finish: Callable[..., Any]) -> None:
         context = multiprocessing.get_context("fork")
@@ -67,25 +75,40 @@ class _Worker:
         self._process = context.Process(target=_work, args=(other, self._pipe, batches, begin, finish), daemon=True)
         self._process.start()
         other.close()
+        self._heard: SimpleQueue[Any] = SimpleQueue()
+        self._ear = Thread(target=self._hear, daemon=True)
+
+    def listen(self) -> None:
+        """Takes what the process sends as it comes. Processes are forked before the first thread begins."""
+        self._ear.start()
+
+    def _hear(self) -> None:
+        try:
+            with suppress(EOFError, ConnectionResetError):  # the process has ended
+                while True:
+                    self._heard.put(self._pipe.recv())
+        finally:
+            self._heard.put(ENDED)
 
     def send(self, answers: list[Any]) -> None:
         self._pipe.send(answers)
 
     def receive(self) -> list[Any]:
         """The next messages or results; raises what the process failed with."""
-        try:
-            found = self._pipe.recv()
-        except EOFError:
+        found = self._heard.get()
+        if found is ENDED:
             self._process.join()
-            raise RuntimeError(f"a planning process ended with {self._process.exitcode}") from None
+            raise RuntimeError(f"a planning process ended with {self._process.exitcode}")
         if isinstance(found, BaseException):
             raise found
         return found
 
     def end(self) -> None:
-        self._pipe.close()
         self._process.kill()
         self._process.join()
+        if self._ear.ident:
+            self._ear.join()
+        self._pipe.close()
 
 
 def _work(pipe: Any, others: Any, batches: Sequence[Sequence[Any]], begin: Any, finish: Any) -> None:

@@ -58,3 +58,18 @@ def test_a_process_that_is_killed_is_told() -> None:
 
     with pytest.raises(RuntimeError, match="ended with -9"):
         list(spread(ITEMS, dies, lambda item, _: None, finish, 2))
+
+
+def test_a_process_did_nothing_until_its_results_were_taken() -> None:
+    further = multiprocessing.get_context("fork").Event()
+
+    def begins(item: int) -> tuple[int, None]:
+        if item == 3 * BATCH:  # the second batch of the second process
+            further.set()
+        return item, None
+
+    more_than_a_pipe_holds = bytes(1 << 20)
+    found = spread(ITEMS, begins, lambda item, _: None, lambda item, _: more_than_a_pipe_holds, 2)
+    next(found)
+    assert further.wait(60)
+    assert len(list(found)) == len(ITEMS) - 1
