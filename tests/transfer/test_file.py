@@ -89,7 +89,7 @@ def test_lost_tail_and_lost_claim_are_found(bench: Bench):
 def test_bytes_that_keep_changing_are_a_mismatch(bench: Bench, raw: Path):
     times = []
 
-    def corrupt(phase: str, count: int) -> None:
+    def corrupt(phase: str, count: int, zeroes: int) -> None:
         if count == raw.stat().st_size:
             times.append(phase)
             with bench.partial.open("r+b") as partial:
@@ -141,7 +141,7 @@ def test_size_other_than_planned_is_refused(bench: Bench):
 
 
 def test_a_second_writer_is_refused(bench: Bench):
-    def again(phase: str, _count: int) -> None:
+    def again(phase: str, _count: int, zeroes: int) -> None:
         if phase == "read back":
             images = _bytes.chain(str(bench.source), "qcow2", [])
             with journal.opened(bench.folder / "other.jsonl") as record, _bytes.opened(images) as opened:
@@ -153,7 +153,7 @@ def test_a_second_writer_is_refused(bench: Bench):
 
 
 def test_changed_source_voids_the_copy(bench: Bench, raw: Path):
-    def touch(phase: str, _count: int) -> None:
+    def touch(phase: str, _count: int, zeroes: int) -> None:
         if phase == "read back":
             os.utime(bench.source)
 
@@ -194,7 +194,7 @@ def test_discard_removes_what_was_put_in_place(bench: Bench, raw: Path):
 def test_vanished_source_leaves_nothing_finished(bench: Bench, raw: Path):
     content = raw.read_bytes()
 
-    def vanish(phase: str, _count: int) -> None:
+    def vanish(phase: str, _count: int, zeroes: int) -> None:
         if phase == "read back" and bench.source.exists():
             bench.source.rename(bench.source.with_suffix(".away"))
 
