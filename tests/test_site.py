@@ -242,6 +242,28 @@ def test_a_claim_is_named_for_a_folder_and_not_for_those_below_it() -> None:
     assert site.lun("/dev/sdb/1") is site.lun("") is None
 
 
+@pytest.mark.parametrize(
+    ("text", "grown"),
+    [
+        ("luns: {/dev/sdb: {fc: {wwids: ['3600']}}}", "vda"),
+        ("", "vda, sdb"),
+        ("methods: [file]", None),
+        ("methods: [adopt]", None),
+    ],
+)
+def test_a_lun_that_is_handed_over_was_said_to_grow(text: str, grown: str | None) -> None:
+    lun = (
+        "<disk type='block' device='lun'><source dev='/dev/sdb'/><target dev='sdb' bus='scsi'/></disk>"
+        "<controller type='scsi' model='virtio-scsi'/></devices>"
+    )
+    xml = DOMAIN.format(name="web-1", uuid=UUID, bus="virtio", metadata="").replace("</devices>", lun).encode()
+    disks = [Disk("vda", capacity=2**30), Disk("sdb", "lun", "block", "/dev/sdb", capacity=2**30)]
+    site = read(text + "\nnetworks: {default: {multus: net}}")
+    found = pipeline.translate(vm(xml=xml, disks=disks), all_rules.load(), target("1.9"), site)
+    said = [gain.value for gain in found.gains if "Filesystem claim" in gain.because]
+    assert said == ([grown] if grown else [])
+
+
 def test_a_cpu_model_is_replaced_and_said() -> None:
     found = translated("cpuModels: {Opteron_G5: host-model}")
     assert found.manifest["spec"]["template"]["spec"]["domain"]["cpu"]["model"] == "host-model"

@@ -89,14 +89,17 @@ def lost(view: View, context: Context) -> Iterator[Sign]:
 
 def gained_scsi(context: Context, writes: Mapping[str, Any]) -> str | None:
     """The SCSI controller for hot-plugged disks, which every VM of KubeVirt has, where the source has none."""
-    types = (leaf.value for leaf in context.document.leaves if leaf.pattern == "devices.controller.type")
-    return None if "scsi" in types else "virtio-scsi"
+    return None if "scsi" in _types(context) else "virtio-scsi"
 
 
 def gained_usb(context: Context, writes: Mapping[str, Any]) -> str | None:
     """The USB controller of an arm64 guest whose source has none."""
-    types = {leaf.value for leaf in context.document.leaves if leaf.pattern == "devices.controller.type"}
-    return "qemu-xhci" if context.arch == "aarch64" and "usb" not in types else None
+    return XHCI if context.arch == "aarch64" and "usb" not in _types(context) else None
+
+
+def _types(context: Context) -> set[str]:
+    """The types of the controllers that the source has."""
+    return {leaf.value for leaf in context.document.by_pattern.get("devices.controller.type", ())}
 
 
 def gained_discards(context: Context, writes: Mapping[str, Any]) -> str | None:

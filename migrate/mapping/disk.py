@@ -55,7 +55,7 @@ NUMBER = re.compile("0x[0-9a-fA-F]{1,8}|[0-9]{1,9}")
 # Heads, and sectors of 4 KiB a track, of an ECKD DASD.
 DASD = ("15", "12")
 # CDI's resizeImage fills a file system, and a device is as large as its storage made it.
-GROWS = re.compile(r"PersistentVolumeClaim\[[^\]]*\]\.spec\.volumeMode")
+GROWS = re.compile(r"(PersistentVolumeClaim\[([^\]]*)\]\.spec\.)volumeMode")
 SECTOR = 512
 SECTORS = tuple(SECTOR << shift for shift in range(13))
 SECTORS_S390X = tuple(size for size in SECTORS if size <= 4096)
@@ -457,7 +457,8 @@ def lost(view: View, context: Context) -> Iterator[Sign]:
 
 
 def gained_size(context: Context, writes: Mapping[str, Any]) -> str | None:
-    """The disks that CDI can make larger than they were, by the name of their item."""
+    """The disks that CDI can make larger than they were, by the name of their item; a LUN is handed over as it is."""
     if not any(method.startswith("cdi-") for method in context.site.methods):
         return None
-    return ", ".join(path[path.index("[") + 1 : path.index("]")] for path in writes if GROWS.fullmatch(path)) or None
+    claims = (found for path in writes if (found := GROWS.fullmatch(path)))
+    return ", ".join(claim[2] for claim in claims if f"{claim[1]}volumeName" not in writes) or None
