@@ -89,7 +89,7 @@ def imply(document: Document, rules: Rules) -> None:
             for row in rows:
                 path = prefix + row.leaf
                 if path not in by_path and _fits(row, prefix, by_path):
-                    document.add(Leaf(path, row.pattern, row.value, node, implied=True))
+                    document.add([Leaf(path, row.pattern, row.value, node, implied=True)])
 
 
 def _fits(row: Implied, prefix: str, by_path: dict[str, Leaf]) -> bool:

@@ -111,19 +111,21 @@ class Document:
     by_pattern: dict[str, list[Leaf]] = field(default_factory=dict)
     nodes: dict[str, list[Node]] = field(default_factory=dict)
 
-    def add(self, leaf: Leaf) -> None:
-        """Appends a leaf."""
-        self.leaves.append(leaf)
-        self.index(leaf)
+    def add(self, leaves: list[Leaf]) -> None:
+        """Appends leaves that are known by path and pattern from now on.
 
-    def index(self, leaf: Leaf) -> None:
-        """Makes a leaf known by path and pattern; of an attribute and a child of one name the first keeps the path."""
-        self.by_path.setdefault(leaf.path, leaf)
-        same = self.by_pattern.get(leaf.pattern)
-        if same is None:
-            self.by_pattern[leaf.pattern] = [leaf]
-        else:
-            same.append(leaf)
+        Of an attribute and a child of one name the first keeps the path.
+        """
+        by_path, by_pattern = self.by_path, self.by_pattern
+        self.leaves += leaves
+        for leaf in leaves:
+            if leaf.path not in by_path:
+                by_path[leaf.path] = leaf
+            same = by_pattern.get(leaf.pattern)
+            if same is None:
+                by_pattern[leaf.pattern] = [leaf]
+            else:
+                same.append(leaf)
 
     def text(self, path: str, otherwise: str = "") -> str:
         """The value at an indexed path."""
@@ -144,18 +146,15 @@ def parse(data: bytes, name: str) -> etree._Element:
         raise Refused(f"{name}: {TOO_MUCH}")
     if HIDDEN.match(data):
         raise Refused(f"{name}: in an encoding that virsh does not print; save it as UTF-8")
-    parser = etree.XMLParser(
-        resolve_entities=False, load_dtd=False, no_network=True, huge_tree=False, remove_comments=True, remove_pis=True
-    )
     try:
-        root = etree.fromstring(data, parser)
+        root = etree.fromstring(data, _parser())
     except (etree.XMLSyntaxError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else "empty document"
         # libxml2 quotes what stands between & and ;, which may be a part of a password.
         reason = re.sub("^Entity '.*' not defined", "an entity that is not defined", reason)
         reason = re.sub(r" \(<string>, line \d+\)$", "", reason)
         raise Refused(f"{name}: not well-formed XML: {reason}") from None
-    if root.getroottree().docinfo.internalDTD is not None:
+    if _may_declare(data) and root.getroottree().docinfo.internalDTD is not None:
         raise Refused(f"{name}: has a document type; remove the <!DOCTYPE ...> line")
     if root.tag != "domain":
         raise Refused(
@@ -163,22 +162,34 @@ def parse(data: bytes, name: str) -> etree._Element:
         )
     if markup > MAX_BESIDE and any(max(len(each), len(each.attrib)) > MAX_BESIDE for each in root.iter()):
         raise Refused(f"{name}: {TOO_MUCH}")
-    for source in root.iter("source"):
-        if source.get("name"):
-            source.set("name", without_secret(source.get("name"), source.get("protocol", "")))
     if _may_hold_secrets(data):
         for element in root.iter():
+            protocol = element.get("protocol", "") if element.tag == "source" else ""
             for name, value in element.items():
-                element.set(name, without_secret(value))
+                element.set(name, without_secret(value, protocol if name == "name" else ""))
             element.text = element.text and without_secret(element.text)
             element.tail = element.tail and without_secret(element.tail)
     return root
 
 
+@cache
+def _parser() -> etree.XMLParser:
+    return etree.XMLParser(
+        resolve_entities=False, load_dtd=False, no_network=True, huge_tree=False, remove_comments=True, remove_pis=True
+    )
+
+
+def _may_declare(data: bytes) -> bool:
+    """Whether a document type can stand in a document: its markup is ASCII's unless it begins otherwise or has NULs."""
+    return data[:1] != b"<" or b"<!" in data or b"\0" in data
+
+
 def _may_hold_secrets(data: bytes) -> bool:
     """Whether it is worth looking into every text; of UTF-16 and of character references the bytes do not tell."""
+    if b"\0" in data or b"&#" in data or (b"://" in data and b"@" in data):
+        return True
     lower = data.lower()
-    return b"\0" in data or b"&#" in data or (b"://" in data and b"@" in data) or any(name in lower for name in NAMED)
+    return (b"?" in data and b"http" in lower) or any(name in lower for name in NAMED)
 
 
 TOO_MUCH = "more markup than any domain has; give the domain XML that `virsh dumpxml` prints"
@@ -248,9 +259,9 @@ def read(root: etree._Element, repeats: frozenset[str], single: frozenset[str] =
     patterns of the others begin with `repeated`.
     """
     document = Document(Node(root, "", "", "domain", 0, 0, ()))
-    _walk(root, document.root, document, _shape(repeats, single))
-    for leaf in document.leaves:
-        document.index(leaf)
+    leaves: list[Leaf] = []
+    _walk(root, document.root, (), leaves, document.nodes, _shape(repeats, single))
+    document.add(leaves)
     return document
 
 
@@ -259,40 +270,49 @@ def _shape(repeats: frozenset[str], single: frozenset[str]) -> Shape:
     return Shape("", "", repeats, single)
 
 
-def _walk(element: etree._Element, node: Node, document: Document, shape: Shape) -> None:
-    prefix, leaves, nodes = node.prefix, document.leaves, document.nodes
-    attributes, children = element.items(), element[:]
+def _walk(
+    element: etree._Element,
+    node: Node,
+    trail: tuple[Node, ...],
+    leaves: list[Leaf],
+    nodes: dict[str, list[Node]],
+    shape: Shape,
+) -> None:
+    """Adds the leaves and elements below an element. `trail` are its ancestors and itself, nothing for the domain."""
+    prefix = node.prefix
+    attributes, children, text = element.items(), element[:], element.text
     for tag, value in attributes:
         name, pattern = shape.attributes.get(tag) or shape.attribute(tag)
         leaves.append(Leaf(prefix + name, pattern, value, node, tag))
-    text = element.text or ""
     if children:
         known = [shape.children.get(child.tag) or shape.child(child.tag) for child in children]
         several = _several(known) if len(known) > 1 else ()
         counts: dict[str, int] = {}
-        trail = node.trail
-        for child, (below, indexed) in zip(children, known, strict=True):
+        for child, (below, indexed) in zip(children, known):  # noqa: B905
             name, index, path = below.name, 0, prefix + below.name
             if indexed or name in several:
                 index = counts.get(name, 0)
                 counts[name] = index + 1
-                path = f"{path}[{index}]" if index or not below.again else path
-                below = below.again or below if index else below
-            inner = Node(child, path, below.pattern, name, index, len(leaves) + 1, trail)
-            same = nodes.get(below.pattern)
+                if below.again is None:
+                    path = f"{path}[{index}]"
+                elif index:
+                    path, below = f"{path}[{index}]", below.again
+            pattern = below.pattern
+            inner = Node(child, path, pattern, name, index, len(leaves) + 1, trail)
+            same = nodes.get(pattern)
             if same is None:
-                nodes[below.pattern] = [inner]
+                nodes[pattern] = [inner]
             else:
                 same.append(inner)
             if below.known:
-                _walk(child, inner, document, below)
+                _walk(child, inner, (*trail, inner), leaves, nodes, below)
             else:
                 whole = etree.tostring(child, encoding="unicode", with_tail=False)
-                leaves.append(Leaf(path, below.pattern, whole, inner))
+                leaves.append(Leaf(path, pattern, whole, inner))
             tail = child.tail
             if tail and not tail.isspace():
-                text += tail
-    text = text.strip()
+                text = (text or "") + tail
+    text = text.strip() if text else ""
     if text or not (children or attributes):
         leaves.append(Leaf(node.path, node.pattern, text, node))
 
