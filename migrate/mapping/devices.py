@@ -45,7 +45,7 @@ def pci(node: Node, context: Context, name: str) -> str:
 
 def shut(gate: Callable[[View, Context], object], node: Node, context: Context) -> bool:
     """Whether the gate of another family of rules keeps an element out of the VM."""
-    return gate(View(node, [], context.document, lambda _: True, str), context) is not None
+    return gate(View(node, [], context.document), context) is not None
 
 
 def lost(view: View, context: Context) -> Iterator[Sign]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from operator import itemgetter
@@ -17,7 +17,7 @@ from migrate.mapping.signs import Context, Sign, View
 from migrate.model import REDACTED, Entry, Finding, Gain, short_hash
 from migrate.target.vocabulary import Target, cast, missing, needs_more
 
-SECRET_NAMES = ("passwd", "password", "passphrase", "adminpass", "token", "ticket")
+SETTLED = "settled"  # the word of a leaf of which nothing more can be said
 INTERNAL_REMEDY = "Report it with the domain XML and the rule's name; the other VMs are not touched by it."
 
 
@@ -41,7 +41,7 @@ class Write:
     @property
     def leaves(self) -> tuple[str, ...]:
         """The paths of the leaves that the value comes from."""
-        return tuple(entry.path for entry in self.entries)
+        return tuple([entry.path for entry in self.entries])
 
 
 @dataclass(slots=True)
@@ -111,20 +111,14 @@ def redact_secrets(document: Document, rules: Rules) -> None:
     imply(document, rules)
     holds: Holds = {}
     for leaf in document.leaves:
-        if _secret(leaf, _owner(leaf, document, rules, holds)[0]):
+        if _secret(leaf, document, rules, holds):
             redact(leaf)
 
 
-def _secret(leaf: Leaf, owner: Rule) -> bool:
+def _secret(leaf: Leaf, document: Document, rules: Rules, holds: Holds) -> bool:
     """Whether a leaf's value is shown nowhere: its owner or name says so, or nobody knows its namespace."""
-    return (owner.secret or _secret_by_name(leaf.pattern)) and not leaf.implied
-
-
-@lru_cache(maxsize=10_000)
-def _secret_by_name(pattern: str) -> bool:
-    """Whether a name says that it holds a secret, in whatever element, or is of a namespace that nobody knows."""
-    prefix, _, name = pattern.rpartition(".")[2].rpartition(":")
-    return prefix == "other" or name.lower() in SECRET_NAMES
+    secret = rules.owners(leaf.pattern).secret or _owner(leaf, document, rules, holds)[0].secret
+    return secret and not leaf.implied
 
 
 def run(document: Document, rules: Rules, context: Context) -> Ledger:
@@ -139,7 +133,7 @@ def _owner(leaf: Leaf, document: Document, rules: Rules, holds: Holds) -> tuple[
     node = leaf.node
     parents = node.parents
     above = len(parents)
-    for rule in rules.known.get(leaf.pattern) or rules.owners(leaf.pattern):
+    for rule in rules.owners(leaf.pattern).rules:
         depth = rule.depth
         if depth <= above:
             place = parents[depth - 1] if depth else document.root
@@ -173,6 +167,11 @@ def item_key(text: str) -> str:
     return key or "item"
 
 
+def _group(groups: dict[Any, list[Leaf]], key: Any, leaf: Leaf) -> None:
+    leaf.group, leaf.word = groups.setdefault(key, []), ""
+    leaf.group.append(leaf)
+
+
 class _Run:
     """The state of one document's run."""
 
@@ -183,49 +182,57 @@ class _Run:
         self.target = context.target
         self.places = _places(context.target)
         self.ledger = Ledger()
-        self.entries: dict[Leaf, Entry] = {}
-        self.settled: set[int] = set()
-        self.flagged: set[int] = set()
         self.vm_id = context.vm.id
         self.holds: Holds = {}
+        self.shut: dict[Node, Node | None] = {}
         self.said: dict[Node, str] = {}
         self.keys: dict[tuple[str | None, Node], str] = {}
         self.used_keys: dict[tuple[str | None, str], set[str]] = {}
 
     def all(self) -> Ledger:
         gated = self._gates()
-        shut: dict[Node, list[Entry]] = {}
+        shut: dict[Node, list[Leaf]] = {}
         groups: dict[tuple[Rule, Node], list[Leaf]] = {}
-        document, rules, holds, entries = self.document, self.rules, self.holds, self.entries
-        spoken = self.ledger.rows
+        document, rules, holds, known = self.document, self.rules, self.holds, self.rules.known
+        entries, spoken, root = self.ledger.entries, self.ledger.rows, self.document.root
         for leaf in document.leaves:
-            owner, node = _owner(leaf, document, rules, holds)
-            value = leaf.value
-            row = owner.quiet(value)
-            if _secret(leaf, owner):
+            pattern, node, value, implied = leaf.pattern, leaf.node, leaf.value, leaf.implied
+            owners = known.get(pattern) or rules.owners(pattern)
+            owner = owners.sole
+            if owner is None or implied:
+                owner, place = _owner(leaf, document, rules, holds)
+            else:
+                depth, parents = owner.depth, node.parents
+                place = (parents[depth - 1] if depth <= len(parents) else node) if depth else root
+            row = owner.settled.get(value, owner.settles)
+            if (owners.secret or owner.secret) and not implied:
                 value = REDACTED
                 self.ledger.secrets.append(leaf)
-            if gated and (inside := next((above for above in leaf.node.trail if above in gated), None)):
-                entry = entries[leaf] = Entry(leaf.path, value, gated[inside][0].id, "flag", {}, None, [], leaf.implied)
-                shut.setdefault(inside, []).append(entry)
+            inside = self._inside(node, gated) if gated else None
+            if inside:
+                entry = Entry(leaf.path, value, gated[inside][0].id, "flag", {}, None, [], implied)
+                _group(shut, inside, leaf)
             elif row is not None:
-                entries[leaf] = Entry(leaf.path, value, owner.id, row.word, {}, row.said, [], leaf.implied)
+                entry = Entry(leaf.path, value, owner.id, row.word, {}, row.said, [], implied)  # type: ignore[arg-type]
                 spoken.append((owner, row))
             else:
-                entries[leaf] = Entry(leaf.path, value, owner.id, "flag", {}, None, [], leaf.implied)
-                group = groups.get((owner, node))
-                if group is None:
-                    groups[owner, node] = [leaf]
-                else:
-                    group.append(leaf)
+                entry = Entry(leaf.path, value, owner.id, "flag", {}, None, [], implied)
+                _group(groups, (owner, place), leaf)
+            leaf.entry = entry
+            entries.append(entry)
         for node, closed in shut.items():
             rule, gate_row, detail = gated[node]
             self._flag(rule, gate_row, node, closed, detail)
         for (rule, node), leaves in groups.items():
             self._apply(rule, node, leaves)
-        self.ledger.entries = list(entries.values())
         self._gains()
         return self.ledger
+
+    def _inside(self, node: Node, gated: Mapping[Node, Any]) -> Node | None:
+        """The outermost element around a node, or itself, whose gate is shut."""
+        if node not in self.shut:
+            self.shut[node] = next((above for above in node.trail if above in gated), None)
+        return self.shut[node]
 
     def _gates(self) -> dict[Node, tuple[Rule, Row, str | None]]:
         gated: dict[Node, tuple[Rule, Row, str | None]] = {}
@@ -245,9 +252,7 @@ class _Run:
     def _gate(self, gate: Rule, node: Node) -> tuple[Row, str | None] | None:
         """The row that shuts the gate for an element, with a detail, or None where the element passes."""
         if gate.function:
-            answer = gate.function(
-                View(node, [], self.document, gate.allowed, lambda: self.key(gate, node)), self.context
-            )
+            answer = gate.function(View(node, [], self.document, gate, self.key), self.context)
             if answer is None:
                 return None
             row, detail = answer if isinstance(answer, tuple) else (answer, None)
@@ -272,33 +277,24 @@ class _Run:
 
     def _call(self, rule: Rule, node: Node, leaves: list[Leaf]) -> None:
         assert rule.function
-        view = View(node, leaves, self.document, rule.allowed, lambda: self.key(rule, node))
-        left = set(leaves)
-        entries = {leaf: self.entries[leaf] for leaf in leaves}
-        for sign in rule.function(view, self.context):
-            try:
-                signed = [entries[leaf] for leaf in sign.leaves]
-            except KeyError as stranger:
-                raise Broken(f"signs {stranger.args[0].path}, which it does not own") from None
-            left.difference_update(sign.leaves)
-            self._take(rule, node, sign, signed)
-        if left:
-            raise Broken(f"says nothing of {next(leaf.path for leaf in leaves if leaf in left)}")
-
-    def _take(self, rule: Rule, node: Node, sign: Sign, entries: list[Entry]) -> None:
-        if sign.word == "write":
-            self._write(rule, node, sign.path, sign.value, entries, sign.because)
-        elif sign.word == "flag":
-            row = rule.rows.get(sign.row)
-            if row is None:
-                raise Broken(f"flags {sign.row!r}, which its `flags` do not have")
-            self._flag(rule, row, node, entries, sign.because)
-        else:
-            for entry in entries:
-                self._settle(entry, sign.word, sign.because)
+        for sign in rule.function(View(node, leaves, self.document, rule, self.key), self.context):
+            for leaf in sign.leaves:
+                if leaf.group is not leaves:
+                    raise Broken(f"signs {leaf.path}, which it does not own")
+            if sign.word == "write":
+                self._write(rule, node, sign.path, sign.value, sign.leaves, sign.because)
+            elif sign.word == "flag":
+                row = rule.rows.get(sign.row)
+                if row is None:
+                    raise Broken(f"flags {sign.row!r}, which its `flags` do not have")
+                self._flag(rule, row, node, sign.leaves, sign.because)
+            else:
+                self._settle(sign)
+        for leaf in leaves:
+            if not leaf.word:
+                raise Broken(f"says nothing of {leaf.path}")
 
     def _sign(self, rule: Rule, node: Node, leaf: Leaf, row: Row) -> None:
-        entry = self.entries[leaf]
         self.ledger.rows.append((rule, row))
         if row.word == "write" or row.write is not None:
             text = leaf.value if rule.form == "copy" else row.write
@@ -309,58 +305,62 @@ class _Run:
                     if rule.form != "copy":
                         raise
                     cast = Row("cast", "flag", severity="blocker", because=CAST, remedy=CAST_REMEDY)
-                    self._flag(rule, cast, node, [entry], str(error))
+                    self._flag(rule, cast, node, (leaf,), str(error))
                     return
-                self._write(rule, node, pattern, value, [entry], row.because)
+                self._write(rule, node, pattern, value, (leaf,), row.because)
         if row.word == "flag":
-            self._flag(rule, row, node, [entry], None)
+            self._flag(rule, row, node, (leaf,), None)
 
-    def _settle(self, entry: Entry, word: Any, because: str | None) -> None:
-        if id(entry) in self.settled or id(entry) in self.flagged or entry.writes:
-            raise Broken(f"says two things of {entry.path}")
-        self.settled.add(id(entry))
-        entry.fate, entry.because = word, because
+    def _settle(self, sign: Sign) -> None:
+        for leaf in sign.leaves:
+            if leaf.word:
+                raise Broken(f"says two things of {leaf.path}")
+            leaf.word, leaf.entry.fate, leaf.entry.because = SETTLED, sign.word, sign.because
 
-    def _write(self, rule: Rule, node: Node, path: str, value: Any, entries: list[Entry], because: str | None) -> None:
+    def _write(
+        self, rule: Rule, node: Node, path: str, value: Any, leaves: Sequence[Leaf], because: str | None
+    ) -> None:
         place = self.places.get(path) or self._place(path)
-        pattern = place.pattern
+        pattern, full = place.pattern, place.before
         if pattern not in rule.writes:
             raise Broken(f"writes {pattern}, which its `writes` do not have")
         if rule.secret:
-            raise Broken(f"writes the secret {entries[0].path if entries else ''}")
-        full = self._full(rule, node, place)
+            raise Broken(f"writes the secret {leaves[0].path if leaves else ''}")
+        if place.after is not None:
+            full = f"{full}[{self.key(rule, node)}]{place.after}"
         if place.needs and (lack := missing(pattern, value, self.target)):
             row = Row("unsupported", "flag", severity=rule.unsupported, because=UNSUPPORTED, remedy=UNSUPPORTED_REMEDY)
-            self._flag(rule, row, node, entries, f"{pattern}: {lack}")
+            self._flag(rule, row, node, leaves, f"{pattern}: {lack}")
             return
-        if full in self.ledger.writes:
-            raise Broken(f"writes {full}, which rule {self.ledger.writes[full].rule} wrote")
-        self.ledger.writes[full] = Write(full, value, rule.id, node.order, entries)
-        settled, flagged = self.settled, self.flagged
-        for entry in entries:
-            mark = id(entry)
-            if mark in settled:
-                raise Broken(f"says two things of {entry.path}")
+        writes = self.ledger.writes
+        if full in writes:
+            raise Broken(f"writes {full}, which rule {writes[full].rule} wrote")
+        entries = [leaf.entry for leaf in leaves]
+        writes[full] = Write(full, value, rule.id, node.order, entries)
+        for leaf in leaves:
+            word, entry = leaf.word, leaf.entry
+            if word is SETTLED:
+                raise Broken(f"says two things of {leaf.path}")
             entry.writes[full] = value
-            if mark not in flagged:
-                entry.fate = "write"
+            if word != "flag":
+                leaf.word = entry.fate = "write"
             entry.because = entry.because or because
 
-    def _flag(self, rule: Rule, row: Row, node: Node, entries: list[Entry], detail: str | None) -> None:
+    def _flag(self, rule: Rule, row: Row, node: Node, leaves: Sequence[Leaf], detail: str | None) -> None:
         self.ledger.rows.append((rule, row))
-        because = _because(row, detail)
-        for entry in entries:
-            if id(entry) in self.settled:
-                raise Broken(f"says two things of {entry.path}")
-            self.flagged.add(id(entry))
-            entry.fate, entry.because = "flag", because
-        if not entries:
+        because = f"{row.sentence[:-1]} ({printable(detail, 500)})." if detail else row.sentence
+        for leaf in leaves:
+            if leaf.word is SETTLED:
+                raise Broken(f"says two things of {leaf.path}")
+            leaf.word = leaf.entry.fate = "flag"
+            leaf.entry.because = because
+        if not leaves:
             raise Broken(f"flags {row.id} of no leaf")
+        entries = [leaf.entry for leaf in leaves]
         entries[0].findings.append(self._finding(rule, row, node, entries, because))
 
     def _finding(self, rule: Rule, row: Row, node: Node, entries: list[Entry], because: str) -> Finding:
         name, entry = f"{rule.id}/{row.id}", entries[0]
-        target = next(iter(entry.writes), None) or self._meant(rule, node)
         return Finding(
             id=name,
             key=short_hash(self.vm_id, name, self._device(rule, node, entry)),
@@ -368,7 +368,7 @@ class _Run:
             severity=row.severity,  # type: ignore[arg-type]
             path=entry.path,
             value=_values(node, entries),
-            target=target,
+            target=next(iter(entry.writes), None) or self._meant(rule, node),
             because=because,
             remedy=row.remedy,
         )
@@ -398,10 +398,11 @@ class _Run:
 
     def _said(self, node: Node) -> Iterator[str]:
         """What an element says, less its secrets: a hash of a weak one would give it away."""
-        prefix = node.path + "."
-        for leaf in [leaf for leaf in self.document.leaves if leaf.path.startswith(prefix)]:
-            owner, _ = _owner(leaf, self.document, self.rules, self.holds)
-            if not _secret(leaf, owner):
+        leaves, written = self.document.leaves, self.document.written
+        # The leaves of an element stand together, those that are implied stand at the end.
+        below = itertools.takewhile(lambda leaf: leaf.path.startswith(node.prefix), leaves[node.order - 1 : written])
+        for leaf in (*below, *(leaf for leaf in leaves[written:] if leaf.path.startswith(node.prefix))):
+            if not _secret(leaf, self.document, self.rules, self.holds):
                 yield f"{leaf.pattern}={leaf.value}"
 
     def _full(self, rule: Rule, node: Node, place: Place) -> str:
@@ -441,7 +442,7 @@ class _Run:
     def _break(self, rule: Rule, node: Node, leaves: Iterable[Leaf], error: Exception) -> None:
         finding = self._broken(rule.id, node.pattern, error)
         for leaf in leaves:
-            entry = self.entries[leaf]
+            entry = leaf.entry
             entry.writes, entry.findings = {}, []
             entry.fate, entry.because = "flag", finding.because
             if finding.path is None:
@@ -493,12 +494,6 @@ def _values(node: Node, entries: list[Entry]) -> str:
     if len(said) == 1:
         return said[0].value
     return ", ".join(f"{entry.path.removeprefix(node.prefix)}={entry.value}" for entry in said)
-
-
-def _because(row: Row, detail: str | None) -> str:
-    """The row's sentence, with the detail of this case in brackets."""
-    sentence = (row.because or "").rstrip(".")
-    return f"{sentence} ({printable(detail, 500)})." if detail else f"{sentence}."
 
 
 @lru_cache(maxsize=20_000)

@@ -8,7 +8,7 @@ from functools import cache
 
 from lxml import etree
 
-from migrate.model import REDACTED, Refused
+from migrate.model import REDACTED, Entry, Refused
 
 MAX_BYTES = 16 * 1024 * 1024
 # libxml2 keeps some 150 bytes an element and some 200 an attribute, and a plan some 5 KB each.
@@ -78,9 +78,17 @@ class Node:
 
 
 class Leaf:
-    """An attribute (named by `attribute`), a text or a bare element, with its element."""
+    """An attribute (named by `attribute`), a text or a bare element, with its element.
 
-    __slots__ = ("attribute", "implied", "node", "path", "pattern", "value")
+    While rules run it has its `entry` in the ledger, the `group` of leaves that its owner speaks of at once, and the
+    `word` that was said of it.
+    """
+
+    __slots__ = ("attribute", "entry", "group", "implied", "node", "path", "pattern", "value", "word")
+
+    entry: Entry
+    group: list[Leaf]
+    word: str
 
     def __init__(
         self, path: str, pattern: str, value: str, node: Node, attribute: str | None = None, implied: bool = False
@@ -103,13 +111,17 @@ class Leaf:
 
 @dataclass(slots=True)
 class Document:
-    """All leaves of one domain in document order, and its elements by pattern."""
+    """All leaves of one domain in document order, and its elements by pattern.
+
+    The first leaves, `written` in number, stand in the document; those that libvirt implies follow.
+    """
 
     root: Node
     leaves: list[Leaf] = field(default_factory=list)
     by_path: dict[str, Leaf] = field(default_factory=dict)
     by_pattern: dict[str, list[Leaf]] = field(default_factory=dict)
     nodes: dict[str, list[Node]] = field(default_factory=dict)
+    written: int = 0
 
     def add(self, leaves: list[Leaf]) -> None:
         """Appends leaves that are known by path and pattern from now on.
@@ -262,6 +274,7 @@ def read(root: etree._Element, repeats: frozenset[str], single: frozenset[str] =
     leaves: list[Leaf] = []
     _walk(root, document.root, (), leaves, document.nodes, _shape(repeats, single))
     document.add(leaves)
+    document.written = len(leaves)
     return document
 
 

@@ -43,11 +43,15 @@ TEXT_KEYS = (
 )
 ROW_KEYS = ("write", "flag", "because", "remedy", "default", "ignore", "source")
 UNKNOWN = "unknown"
+SECRET_NAMES = ("passwd", "password", "passphrase", "adminpass", "token", "ticket")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a rule says of one value: `write` is the target's value, `severity` that of a finding, `id` its name."""
+    """What a rule says of one value: `write` is the target's value, `severity` that of a finding, `id` its name.
+
+    `said` is the reason with its source, `sentence` the reason as a finding gives it.
+    """
 
     id: str
     word: str
@@ -56,11 +60,12 @@ class Row:
     because: str | None = None
     remedy: str = ""
     source: str = ""
+    said: str | None = field(init=False, compare=False, repr=False)
+    sentence: str = field(init=False, compare=False, repr=False)
 
-    @property
-    def said(self) -> str | None:
-        """The reason with its source."""
-        return f"{self.because} ({self.source})" if self.source else self.because
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "said", f"{self.because} ({self.source})" if self.source else self.because)
+        object.__setattr__(self, "sentence", (self.because or "").rstrip(".") + ".")
 
 
 @dataclass(slots=True, eq=False)
@@ -68,7 +73,8 @@ class Rule:
     """One rule of a family of elements (`each`, empty for the domain itself) under its `where`.
 
     `patterns` are full leaf patterns. `rows` holds the table of `values`, the `flags` of a `call`, and the single
-    row of the other forms under the name of the form.
+    row of the other forms under the name of the form. `settled` are the rows that settle a leaf of a value with a word
+    alone, None where there is more to do, `settles` that of the values that it lacks.
     """
 
     id: str
@@ -93,6 +99,8 @@ class Rule:
     order: int = 0
     function: Callable[..., Any] | None = None
     seen: dict[str, bool] = field(default_factory=dict)
+    settled: dict[str, Row | None] = field(default_factory=dict)
+    settles: Row | None = None
 
     @property
     def accounts_for(self) -> list[str]:
@@ -104,13 +112,6 @@ class Rule:
         found = self.rows.get(value, self.otherwise) if self.form == "values" else next(iter(self.rows.values()))
         assert found is not None
         return found
-
-    def quiet(self, value: str) -> Row | None:
-        """The row that settles a leaf of this value with a word alone, None where there is more to do."""
-        if self.form == "values":
-            row = self.rows.get(value, self.otherwise)
-            return row if row is not None and row.word in QUIET else None
-        return self.rows[self.form] if self.form in QUIET else None
 
     def allowed(self, pattern: str) -> bool:
         """Whether the rule may see leaves of a pattern: those it owns, reads, or is told apart by."""
@@ -126,6 +127,19 @@ class Rule:
 
 
 @dataclass(slots=True)
+class Owners:
+    """The rules that match a leaf pattern, most specific first; the first whose `where` holds owns the leaf.
+
+    `sole` is the one that owns every leaf of the pattern which stands in the document. `secret` says that the leaf's
+    name is that of a secret.
+    """
+
+    rules: tuple[Rule, ...]
+    sole: Rule | None
+    secret: bool
+
+
+@dataclass(slots=True)
 class Rules:
     """All rules of a run, ordered by file name and position; `known` has the owners of each pattern once found."""
 
@@ -133,19 +147,23 @@ class Rules:
     gates: dict[str, list[Rule]]
     implied: dict[str, list[Implied]]
     gains: list[GainRule]
-    known: dict[str, tuple[Rule, ...]] = field(default_factory=dict)
+    known: dict[str, Owners] = field(default_factory=dict)
     _trie: dict[str, Any] = field(default_factory=dict)
 
-    def owners(self, pattern: str) -> tuple[Rule, ...]:
-        """The rules that match a leaf pattern, most specific first; the first whose `where` holds owns the leaf."""
+    def owners(self, pattern: str) -> Owners:
+        """The rules that can own a leaf of a pattern."""
         found = self.known.get(pattern)
         if found is None:
             best: dict[str, tuple[tuple[int, int, int], Rule]] = {}
-            for rule, rank in _search(self._trie, pattern.split("."), 0):
+            segments = pattern.split(".")
+            for rule, rank in _search(self._trie, segments, 0):
                 if rule.id not in best or best[rule.id][0] < rank:
                     best[rule.id] = (rank, rule)
-            ranked = sorted(best.values(), key=lambda item: item[0], reverse=True)
-            found = self.known[pattern] = tuple(rule for _, rule in ranked)
+            ranked = [rule for _, rule in sorted(best.values(), key=lambda item: item[0], reverse=True)]
+            first = ranked[0] if ranked else None
+            # A rule that is as deep as the leaf owns an element's text and no attribute of the name.
+            sole = first if first and not first.where and first.depth < len(segments) else None
+            found = self.known[pattern] = Owners(tuple(ranked), sole, _names_secret(segments[-1]))
         return found
 
     def ties(self, pattern: str) -> list[tuple[str, str]]:
@@ -190,6 +208,12 @@ class GainRule:
     where: tuple[tuple[str, frozenset[str]], ...]
     unless: tuple[str, ...]
     function: Callable[..., Any] | None
+
+
+def _names_secret(segment: str) -> bool:
+    """Whether a name says that it holds a secret, in whatever element, or is of a namespace that nobody knows."""
+    prefix, _, name = segment.rpartition(":")
+    return prefix == "other" or name.lower() in SECRET_NAMES
 
 
 def matches(owned: str, pattern: str) -> bool:
@@ -356,7 +380,16 @@ def _rule(item: Any, header: dict[str, Any], where: Any, path: Path) -> Rule:
         **header,
     )
     _fill(rule, item, place)
+    if form in QUIET:
+        rule.settles = rule.rows[form]
+    elif form == "values":
+        rule.settled = {value: _if_quiet(row) for value, row in rule.rows.items()}
+        rule.settles = _if_quiet(rule.otherwise)
     return rule
+
+
+def _if_quiet(row: Row | None) -> Row | None:
+    return row if row and row.word in QUIET else None
 
 
 def _fill(rule: Rule, item: dict[str, Any], place: str) -> None:

@@ -12,6 +12,7 @@ from migrate.model import VM, Disk
 from migrate.site import Named, Site
 
 if TYPE_CHECKING:
+    from migrate.mapping.rules import Rule
     from migrate.target.vocabulary import Target
 
 
@@ -111,49 +112,55 @@ class Context:
 class View:
     """What a rule sees of one element: the leaves it owns and those it may read. Paths are relative to the element.
 
-    A path that begins with `/` is relative to the domain. Seeing anything else is an error of the rule.
+    A path that begins with `/` is relative to the domain. Seeing anything else is an error of the rule; where there is
+    none, everything is seen.
     """
 
-    __slots__ = ("_allowed", "_document", "_key", "_prefix", "node", "owned")
+    __slots__ = ("_document", "_key", "_prefix", "_rule", "_seen", "node", "owned")
 
     def __init__(
         self,
         node: Node,
         owned: list[Leaf],
         document: Document,
-        allowed: Callable[[str], bool],
-        key: Callable[[], str],
+        rule: Rule | None = None,
+        key: Callable[[Any, Node], str] = lambda rule, node: "",
     ):
         self.node = node
         self.owned = owned
         self._document = document
         self._prefix = node.prefix
-        self._allowed = allowed
+        self._rule = rule
+        self._seen = rule.seen if rule else {}
         self._key = key
 
     @property
     def key(self) -> str:
         """What names the element's item in the lists that the rule writes to."""
-        return self._key()
+        return self._key(self._rule, self.node)
 
     def leaf(self, path: str) -> Leaf | None:
         """The leaf at an indexed path, or None."""
-        full = path[1:] if path.startswith("/") else self._prefix + path
-        leaf = self._document.by_path.get(full)
-        if leaf is not None and not self._allowed(leaf.pattern):
-            raise LookupError(f"reads {leaf.pattern}, which it neither owns nor declares in `reads`")
-        return leaf
+        leaf = self._document.by_path.get(path[1:] if path[:1] == "/" else self._prefix + path)
+        return leaf and (leaf if self._seen.get(leaf.pattern) else self._checked(leaf))
 
     def text(self, path: str, otherwise: str = "") -> str:
         """The value at an indexed path."""
-        leaf = self.leaf(path)
-        return leaf.value if leaf else otherwise
+        leaf = self._document.by_path.get(path[1:] if path[:1] == "/" else self._prefix + path)
+        if leaf is None:
+            return otherwise
+        return leaf.value if self._seen.get(leaf.pattern) else self._checked(leaf).value
+
+    def _checked(self, leaf: Leaf) -> Leaf:
+        if self._rule and not self._rule.allowed(leaf.pattern):
+            raise LookupError(f"reads {leaf.pattern}, which it neither owns nor declares in `reads`")
+        return leaf
 
     def every(self, pattern: str) -> Iterator[Leaf]:
         """All leaves of a pattern (no indices) in document order: below this element, or with `/` in the domain."""
         absolute = pattern.startswith("/")
         full = pattern[1:] if absolute else (f"{self.node.pattern}.{pattern}" if self.node.pattern else pattern)
-        if not self._allowed(full):
+        if self._rule and not self._rule.allowed(full):
             raise LookupError(f"reads {full}, which it neither owns nor declares in `reads`")
         for leaf in self._document.by_pattern.get(full, ()):
             if absolute or leaf.path.startswith(self._prefix):
@@ -161,7 +168,5 @@ class View:
 
     def others(self, leaf: Leaf, name: str) -> str:
         """The value of a sibling: attribute or child text `name` of the same element as `leaf`."""
-        found = self._document.by_path.get(f"{leaf.node.path}.{name}" if leaf.node.path else name)
-        if found is not None and not self._allowed(found.pattern):
-            raise LookupError(f"reads {found.pattern}, which it neither owns nor declares in `reads`")
-        return found.value if found else ""
+        found = self._document.by_path.get(leaf.node.prefix + name)
+        return self._checked(found).value if found else ""
