@@ -36,6 +36,13 @@ def short_hash(*parts: str, digits: int = 12) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:digits]
 
 
+def as_xml(tree: Any) -> bytes:
+    """An XML element as it stands in inventories and plans."""
+    from lxml import etree
+
+    return etree.tostring(tree, encoding="utf-8", xml_declaration=False) + b"\n"
+
+
 @dataclass(slots=True)
 class Image:
     """One file or device of a backing chain: where it is and its format as declared, never as probed.
@@ -190,8 +197,8 @@ class Translation:
     """One VM after translation: its ledger, what no leaf caused, and the Kubernetes objects made of it.
 
     `manifest`, `claims` and `volumes` (of LUNs, bound to claims) are plain data; `disks` are rows of the plan, one for
-    each disk that needs a claim. `source` and `live` are the domain's XML without its secrets; `wave` says when it is
-    the VM's turn, 0 first. `internal` says that a rule broke a law.
+    each disk that needs a claim. `tree` is the domain's XML element and `live` the running domain's XML, both without
+    secrets; `wave` says when it is the VM's turn, 0 first. `internal` says that a rule broke a law.
     """
 
     vm: VM
@@ -202,10 +209,15 @@ class Translation:
     claims: list[dict[str, Any]] = field(default_factory=list)
     volumes: list[dict[str, Any]] = field(default_factory=list)
     disks: list[PlannedDisk] = field(default_factory=list)
-    source: bytes = b""
+    tree: Any = field(default=None, repr=False)
     live: bytes = b""
     wave: int = 0
     internal: bool = False
+
+    @property
+    def source(self) -> bytes:
+        """The domain's XML as an inventory holds it: every value that the ledger does not show is redacted."""
+        return as_xml(self.tree)
 
     def all_findings(self) -> list[Finding]:
         """Every finding, those of leaves in document order first."""

@@ -18,7 +18,7 @@ from migrate import sources, state, transfer
 from migrate.collisions import Collision, Collisions, Wants, wants
 from migrate.inventory import Inventory
 from migrate.mapping import ledger, vocabulary
-from migrate.mapping.paths import Document, parse, printable, redact
+from migrate.mapping.paths import parse, printable, redact
 from migrate.mapping.rules import Rules
 from migrate.mapping.signs import Context
 from migrate.model import (
@@ -32,6 +32,7 @@ from migrate.model import (
     Severity,
     Skipped,
     Translation,
+    as_xml,
     short_hash,
 )
 from migrate.selection import Selection
@@ -112,11 +113,9 @@ def _redacted(found: Iterator[VM | Skipped], rules: Rules, skipped: list[Skipped
 
 
 def _clean(xml: bytes, name: str, rules: Rules) -> bytes:
-    from lxml import etree
-
     root = parse(xml, name)
     ledger.redact_secrets(vocabulary.read(root), rules)
-    return etree.tostring(root, encoding="utf-8", xml_declaration=False) + b"\n"
+    return as_xml(root)
 
 
 def translate(vm: VM, rules: Rules, target: Target, site: Site, today: date = date.max) -> Translation:
@@ -135,7 +134,9 @@ def translate(vm: VM, rules: Rules, target: Target, site: Site, today: date = da
     objects = manifests.assemble((write.path, write.value) for write in book.ordered())
     translation = Translation(vm, book.entries, book.findings, book.gains)
     translation.internal, translation.wave = book.internal, site.wave
-    translation.source = _without_secrets(document, book)
+    for leaf in book.secrets:
+        redact(leaf)
+    translation.tree = document.root.element
     translation.manifest = objects.get("VirtualMachine", [{}])[0]
     translation.claims = objects.get("PersistentVolumeClaim", [])
     translation.disks = list(_disks(vm, book, site))
@@ -174,15 +175,6 @@ def _label(vm: VM, book: ledger.Ledger, site: Site) -> Iterator[Finding]:
             book.gains.append(Gain(path, value, "The site file asks for it."))
 
 
-def _without_secrets(document: Document, book: ledger.Ledger) -> bytes:
-    """The domain XML as an inventory holds it: every value that the ledger does not show is redacted."""
-    from lxml import etree
-
-    for leaf in book.secrets:
-        redact(leaf)
-    return etree.tostring(document.root.element, encoding="utf-8", xml_declaration=False) + b"\n"
-
-
 def _undecided(vm: VM, site: Site) -> Iterator[Finding]:
     """What the site file decides for other VMs or disks and leaves open for these, and what it says in vain."""
     if not site.placed:
@@ -208,9 +200,9 @@ SIZE_REMEDY = "Remove the size from the site file; it is for disks of unknown si
 
 def _disks(vm: VM, book: ledger.Ledger, site: Site) -> Iterator[PlannedDisk]:
     """A row for each disk whose volume is a claim."""
-    claims = ((path, write) for path, write in book.writes.items() if path.endswith(".claimName") and write.leaves)
+    claims = ((path, write) for path, write in book.writes.items() if path.endswith(".claimName") and write.leaf)
     for path, write in sorted(claims, key=lambda claim: claim[1].order):
-        volume, device = CLAIM.fullmatch(path), DISK.match(write.leaves[0])
+        volume, device = CLAIM.fullmatch(path), DISK.match(write.leaf)
         if volume and device:
             yield _planned(vm, vm.disks[int(device[1])], volume[1], write.value, book, site)
 

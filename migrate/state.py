@@ -129,8 +129,8 @@ def _writes(book: Ledger, live: Ledger) -> Iterator[Difference]:
     for path in dict.fromkeys((*live.writes, *book.writes)):
         now, then = live.writes.get(path), book.writes.get(path)
         made = then or now
-        if made and made.leaves and (now is None or then is None or now.value != then.value):
-            leaf = made.leaves[0]
+        if made and made.leaf and (now is None or then is None or now.value != then.value):
+            leaf = made.leaf
             said = (str(write.value) if write else "" for write in (now, then))
             yield Difference(leaf, values[then is None][leaf], path, *said)
 

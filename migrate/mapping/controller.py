@@ -107,7 +107,7 @@ def gained_discards(context: Context, writes: Mapping[str, Any]) -> str | None:
     freed = []
     for path, made in writes.items():
         if path.endswith(("].disk.bus", "].lun.bus")):
-            discard = made.leaves[0].replace(".target.bus", ".driver.discard")
+            discard = made.leaf.replace(".target.bus", ".driver.discard")
             if discard not in context.document.by_path:
                 freed.append(path[path.index("[") + 1 : path.index("]")])
     return ", ".join(freed) or None

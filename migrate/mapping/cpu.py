@@ -25,6 +25,7 @@ KNOWN = re.compile(
 )
 # libvirt's src/cpu_map; KubeVirt's converter/compute/cpu.go disables it.
 WITH_MPX = re.compile(r"(Skylake-(Client|Server)|(Cascadelake|Icelake)-Server|Icelake-Client)(-noTSX)?(-IBRS)?")
+COUNT, VERSION = re.compile(r"\s*\d{1,9}\s*"), re.compile(r"-v\d+$")
 VENDORS = ("Intel", "AMD", "Hygon")
 VENDOR_LABEL = "nodeSelector[cpu-vendor.node.kubevirt.io/{}]"
 # What a single vCPU is beyond being there from the start.
@@ -92,7 +93,7 @@ def _shape(view: View, vcpus: int) -> tuple[int, ...]:
 
 
 def _number(text: str) -> int:
-    if not re.fullmatch(r"\s*\d{1,9}\s*", text):
+    if not COUNT.fullmatch(text):
         raise ValueError(f"{text!r} is no count")
     return int(text)
 
@@ -121,7 +122,7 @@ def _chosen(mode: str, model: str, arch: str) -> tuple[str, str | None]:
         return mode, "of-the-node"
     if mode != "custom" or not model:
         return "host-model", "unnamed"
-    plain = re.sub(r"-v\d+$", "", model)
+    plain = VERSION.sub("", model)
     if OBSOLETE.fullmatch(plain) or GONE.fullmatch(plain):
         return "host-model", "obsolete"
     if arch in X86 and not KNOWN.fullmatch(plain):

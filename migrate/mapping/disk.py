@@ -47,6 +47,7 @@ SOURCES = {
     "volume": ("source.pool", "source.volume"),
 }
 UNREACHABLE = ("nvme", "vhostuser", "vhostvdpa", "dir")
+DEV = re.compile(r"(?:[fhsv]d|xvd|ubd)([a-z]+)\d*")
 HOST_DRIVE = re.compile(r"/dev/(cdrom|dvd|scd\d|sr\d)")
 SERIAL = re.compile(r"[A-Za-z0-9_.+-]{1,256}")
 NAME_LENGTH = 63
@@ -147,7 +148,7 @@ def ordered(context: Context) -> list[Node]:
 
 
 def _place(dev: str) -> tuple[int, str]:
-    letters = re.fullmatch(r"(?:[fhsv]d|xvd|ubd)([a-z]+)\d*", dev)
+    letters = DEV.fullmatch(dev)
     return (len(letters[1]), letters[1]) if letters else (0, "")
 
 

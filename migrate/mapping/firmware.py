@@ -109,5 +109,6 @@ def serial_output(view: View, context: Context) -> Iterator[Sign]:
 
 def gained_bios(context: Context, writes: Mapping[str, Any]) -> dict[str, Any] | None:
     """The BIOS of a guest that starts with it, said where a preference could choose EFI."""
-    said = context.firmware == "efi" or any(path.startswith("domain.firmware.bootloader.") for path in writes)
-    return None if said or not context.preference or context.arch not in ("x86_64", "i686") else {}
+    if not context.preference or context.arch not in ("x86_64", "i686") or context.firmware == "efi":
+        return None
+    return None if any(path.startswith("domain.firmware.bootloader.") for path in writes) else {}

@@ -31,7 +31,9 @@ def node_bound(context: Context, writes: Mapping[str, Any]) -> str | None:
 
 def _reasons(context: Context, writes: Mapping[str, Any]) -> Iterator[str]:
     paths = [path for path in writes if path.startswith(LOOKED_AT)]
-    claims = [name for path in paths if (name := _not_shared(path, writes[path], context))]
+    claims = [
+        name for path in paths if path.endswith(".claimName") and (name := _not_shared(path, writes[path], context))
+    ]
     if claims:
         yield f"claims without ReadWriteMany: {', '.join(claims)}"
     pods = (path.removesuffix(".pod") for path in paths if path.endswith("].pod"))
@@ -54,7 +56,7 @@ def _reasons(context: Context, writes: Mapping[str, Any]) -> Iterator[str]:
 
 def _not_shared(path: str, made: Any, context: Context) -> str | None:
     """The name of a volume whose claim one node alone can use."""
-    volume, disk = CLAIM.fullmatch(path), DISK.match(made.leaves[0]) if made.leaves else None
+    volume, disk = CLAIM.fullmatch(path), DISK.match(made.leaf)
     if not volume or not disk:
         return None
     index = int(disk[1])

@@ -17,6 +17,7 @@ from migrate.mapping.signs import Context, Sign, View
 from migrate.model import REDACTED, Entry, Finding, Gain, short_hash
 from migrate.target.vocabulary import Target, cast, missing, needs_more
 
+NO_KEY = re.compile("[^a-z0-9]+")
 SETTLED = "settled"  # the word of a leaf of which nothing more can be said
 INTERNAL_REMEDY = "Report it with the domain XML and the rule's name; the other VMs are not touched by it."
 
@@ -39,9 +40,9 @@ class Write:
     entries: list[Entry] = field(default_factory=list)
 
     @property
-    def leaves(self) -> tuple[str, ...]:
-        """The paths of the leaves that the value comes from."""
-        return tuple([entry.path for entry in self.entries])
+    def leaf(self) -> str:
+        """The path of the first leaf that the value comes from, nothing where it comes from none."""
+        return self.entries[0].path if self.entries else ""
 
 
 @dataclass(slots=True)
@@ -161,10 +162,19 @@ def _holds(rule: Rule, node: Node, document: Document, known: Holds) -> bool:
     return found
 
 
+@lru_cache(maxsize=10_000)
 def item_key(text: str) -> str:
     """A name from a source as a key of list items: a-z, 0-9 and -, at most 40 characters, never empty."""
-    key = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-")
+    key = NO_KEY.sub("-", text.lower()).strip("-")[:40].strip("-")
     return key or "item"
+
+
+def _inside(node: Node, gated: Mapping[Node, Any]) -> Node | None:
+    """The outermost element around a node, or itself, whose gate is shut."""
+    for above in node.parents:
+        if above in gated:
+            return above
+    return node if node in gated else None
 
 
 def _group(groups: dict[Any, list[Leaf]], key: Any, leaf: Leaf) -> None:
@@ -184,7 +194,6 @@ class _Run:
         self.ledger = Ledger()
         self.vm_id = context.vm.id
         self.holds: Holds = {}
-        self.shut: dict[Node, Node | None] = {}
         self.said: dict[Node, str] = {}
         self.keys: dict[tuple[str | None, Node], str] = {}
         self.used_keys: dict[tuple[str | None, str], set[str]] = {}
@@ -195,6 +204,7 @@ class _Run:
         groups: dict[tuple[Rule, Node], list[Leaf]] = {}
         document, rules, holds, known = self.document, self.rules, self.holds, self.rules.known
         entries, spoken, root = self.ledger.entries, self.ledger.rows, self.document.root
+        last, inside = None, None  # the leaves of an element stand together
         for leaf in document.leaves:
             pattern, node, value, implied = leaf.pattern, leaf.node, leaf.value, leaf.implied
             owners = known.get(pattern) or rules.owners(pattern)
@@ -208,7 +218,8 @@ class _Run:
             if (owners.secret or owner.secret) and not implied:
                 value = REDACTED
                 self.ledger.secrets.append(leaf)
-            inside = self._inside(node, gated) if gated else None
+            if gated and node is not last:
+                last, inside = node, _inside(node, gated)
             if inside:
                 entry = Entry(leaf.path, value, gated[inside][0].id, "flag", {}, None, [], implied)
                 _group(shut, inside, leaf)
@@ -227,12 +238,6 @@ class _Run:
             self._apply(rule, node, leaves)
         self._gains()
         return self.ledger
-
-    def _inside(self, node: Node, gated: Mapping[Node, Any]) -> Node | None:
-        """The outermost element around a node, or itself, whose gate is shut."""
-        if node not in self.shut:
-            self.shut[node] = next((above for above in node.trail if above in gated), None)
-        return self.shut[node]
 
     def _gates(self) -> dict[Node, tuple[Rule, Row, str | None]]:
         gated: dict[Node, tuple[Rule, Row, str | None]] = {}

@@ -66,7 +66,7 @@ def _noticed(context: Context) -> Iterator[str]:
 
 def boot(view: View, context: Context) -> Iterator[Sign]:
     """Boot orders on devices from the list of kinds, as libvirt's QEMU driver hands them out."""
-    if any(any(view.every(f"/devices.{kind}.boot.order")) for kind in DEVICES_WITH_ORDER):
+    if any(view.every(f"/devices.{kind}.boot.order") for kind in DEVICES_WITH_ORDER):
         yield ignore(view.owned, "The devices have boot orders of their own, which decide.")
         return
     places = {leaf.value: place for place, leaf in enumerate(view.owned, start=1)}

@@ -109,16 +109,15 @@ def size(view: View, context: Context) -> Iterator[Sign]:
 
 def _block(view: View, context: Context, guest: int) -> int:
     """The step in KiB in which KubeVirt can plug memory into this guest, 0 where it cannot."""
-    size = page(view, context)
-    block = BLOCK_OF_1GI_PAGES if size == GIB else BLOCK
     if context.arch not in X86 or passes_through(view, context) or view.text("/launchSecurity.type"):
         return 0
+    block = BLOCK_OF_1GI_PAGES if page(view, context) == GIB else BLOCK
     return block if guest >= LEAST and guest % block == 0 else 0
 
 
 def passes_through(view: View, context: Context) -> bool:
     """Whether KubeVirt can cut the guest's NUMA nodes like those of the cluster's node, which rules out hot-plug."""
-    cells = sum(1 for _ in view.every("/cpu.numa.cell.memory"))
+    cells = len(view.every("/cpu.numa.cell.memory"))
     return cells > 1 and context.arch in X86 and page(view, context) > 0 and dedicated(view, context)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from migrate.mapping.paths import Document, Leaf, Node
@@ -57,7 +58,7 @@ def ignore(leaves: Leaf | Iterable[Leaf], because: str) -> Sign:
     return Sign("ignore", _leaves(leaves), because=because)
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(frozen=True)
 class Context:
     """What is true of the whole VM while its rules run. `disks` are the source's facts by target dev."""
 
@@ -74,36 +75,36 @@ class Context:
             self.known[find] = find(self)
         return self.known[find]
 
-    @property
+    @cached_property
     def arch(self) -> str:
         """The guest's architecture as libvirt writes it, `x86_64` for one."""
         return self.document.text("os.type.arch")
 
-    @property
+    @cached_property
     def machine(self) -> str:
         """The machine type as libvirt writes it, `pc-q35-7.2` for one."""
         return self.document.text("os.type.machine")
 
-    @property
+    @cached_property
     def firmware(self) -> Literal["bios", "efi"]:
         """What the guest boots with: EFI by choice, by flash or a store of variables, or by its image's name."""
         text = self.document.text
         efi = text("os.firmware") == "efi" or text("os.loader.type") == "pflash" or "os.varstore" in self.document.nodes
         return "efi" if efi or EFI_IMAGE.search(text("os.loader").rpartition("/")[2]) else "bios"
 
-    @property
+    @cached_property
     def osinfo(self) -> str:
         """The guest's operating system as a libosinfo id (a URL), or nothing."""
         return self.document.text("metadata.libosinfo:libosinfo.libosinfo:os[0].id") or self.document.text(
             "metadata.libosinfo:libosinfo.libosinfo:os.id"
         )
 
-    @property
+    @cached_property
     def instancetype(self) -> Named | None:
         """The instance type that gives the guest its CPUs and memory, where the site file asks for one."""
         return self.site.instancetype(self.osinfo)
 
-    @property
+    @cached_property
     def preference(self) -> Named | None:
         """The preference that fills in what the VM leaves out, where the site file asks for one."""
         return self.site.preference(self.osinfo)
@@ -156,15 +157,14 @@ class View:
             raise LookupError(f"reads {leaf.pattern}, which it neither owns nor declares in `reads`")
         return leaf
 
-    def every(self, pattern: str) -> Iterator[Leaf]:
+    def every(self, pattern: str) -> Sequence[Leaf]:
         """All leaves of a pattern (no indices) in document order: below this element, or with `/` in the domain."""
         absolute = pattern.startswith("/")
         full = pattern[1:] if absolute else (f"{self.node.pattern}.{pattern}" if self.node.pattern else pattern)
-        if self._rule and not self._rule.allowed(full):
+        if not self._seen.get(full) and self._rule and not self._rule.allowed(full):
             raise LookupError(f"reads {full}, which it neither owns nor declares in `reads`")
-        for leaf in self._document.by_pattern.get(full, ()):
-            if absolute or leaf.path.startswith(self._prefix):
-                yield leaf
+        found = self._document.by_pattern.get(full, ())
+        return found if absolute or not found else [leaf for leaf in found if leaf.path.startswith(self._prefix)]
 
     def others(self, leaf: Leaf, name: str) -> str:
         """The value of a sibling: attribute or child text `name` of the same element as `leaf`."""

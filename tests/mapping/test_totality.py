@@ -24,7 +24,7 @@ def _holds(rule: all_rules.Rule, values: dict[str, str | None]) -> bool:
 def _situations(pattern: str) -> Iterator[dict[str, str | None]]:
     """Every combination of values, under the leaves that the pattern's rules are told apart by."""
     told: dict[str, set[str]] = {}
-    for rule in RULES.owners(pattern):
+    for rule in RULES.owners(pattern).rules:
         for name, allowed in rule.where:
             told.setdefault(_absolute(rule, name), set()).update(allowed)
     choices = [[*sorted(values), ELSE, *([] if name == pattern else [ABSENT])] for name, values in told.items()]
@@ -34,7 +34,7 @@ def _situations(pattern: str) -> Iterator[dict[str, str | None]]:
 
 def _owners(pattern: str, values: dict[str, str | None]) -> list[str]:
     """The rules of the highest rank whose `where` holds."""
-    holding = [rule for rule in RULES.owners(pattern) if _holds(rule, values)]
+    holding = [rule for rule in RULES.owners(pattern).rules if _holds(rule, values)]
     ties = {name for pair in RULES.ties(pattern) for name in pair}
     return [rule.id for rule in holding if rule is holding[0] or {rule.id, holding[0].id} <= ties]
 
