@@ -178,8 +178,14 @@ def _inside(node: Node, gated: Mapping[Node, Any]) -> Node | None:
 
 
 def _group(groups: dict[Any, list[Leaf]], key: Any, leaf: Leaf) -> None:
-    leaf.group, leaf.word = groups.setdefault(key, []), ""
-    leaf.group.append(leaf)
+    """Adds a leaf to its group. All leaves of a group have the one key object, not the list, which would be a cycle."""
+    leaf.word = ""
+    others = groups.get(key)
+    if others is None:
+        groups[key], leaf.group = [leaf], key
+    else:
+        leaf.group = others[0].group
+        others.append(leaf)
 
 
 class _Run:
@@ -234,8 +240,8 @@ class _Run:
         for node, closed in shut.items():
             rule, gate_row, detail = gated[node]
             self._flag(rule, gate_row, node, closed, detail)
-        for (rule, node), leaves in groups.items():
-            self._apply(rule, node, leaves)
+        for group, leaves in groups.items():
+            self._apply(group, leaves)
         self._gains()
         return self.ledger
 
@@ -267,11 +273,12 @@ class _Run:
             return (row, None) if row else None
         return gate.rows["always"], None
 
-    def _apply(self, rule: Rule, node: Node, leaves: list[Leaf]) -> None:
+    def _apply(self, group: tuple[Rule, Node], leaves: list[Leaf]) -> None:
+        rule, node = group
         before = len(self.ledger.writes)
         try:
             if rule.function:
-                self._call(rule, node, leaves)
+                self._call(group, leaves)
             else:
                 for leaf in leaves:
                     self._sign(rule, node, leaf, rule.row(leaf.value))
@@ -280,11 +287,12 @@ class _Run:
                 del self.ledger.writes[path]
             self._break(rule, node, leaves, error)
 
-    def _call(self, rule: Rule, node: Node, leaves: list[Leaf]) -> None:
+    def _call(self, group: tuple[Rule, Node], leaves: list[Leaf]) -> None:
+        rule, node = group
         assert rule.function
         for sign in rule.function(View(node, leaves, self.document, rule, self.key), self.context):
             for leaf in sign.leaves:
-                if leaf.group is not leaves:
+                if leaf.group is not group:
                     raise Broken(f"signs {leaf.path}, which it does not own")
             if sign.word == "write":
                 self._write(rule, node, sign.path, sign.value, sign.leaves, sign.because)

@@ -80,14 +80,14 @@ class Node:
 class Leaf:
     """An attribute (named by `attribute`), a text or a bare element, with its element.
 
-    While rules run it has its `entry` in the ledger, the `group` of leaves that its owner speaks of at once, and the
-    `word` that was said of it.
+    While rules run it has its `entry` in the ledger, the key of the `group` of leaves that its owner speaks of at once,
+    and the `word` that was said of it.
     """
 
     __slots__ = ("attribute", "entry", "group", "implied", "node", "path", "pattern", "value", "word")
 
     entry: Entry
-    group: list[Leaf]
+    group: object
     word: str
 
     def __init__(
