@@ -263,6 +263,8 @@ def _unfit(vm: VM, translation: Translation) -> Iterator[Finding]:
 
     What the findings about the state say is not said again.
     """
+    if not translation.disks:
+        return
     said: set[str] = set()
     problems = {disk.path: disk.problem for disk in vm.disks if disk.capacity is None and disk.problem}
     at_rest = state.at_rest(vm)

@@ -461,5 +461,5 @@ def gained_size(context: Context, writes: Mapping[str, Any]) -> str | None:
     """The disks that CDI can make larger than they were, by the name of their item; a LUN is handed over as it is."""
     if not any(method.startswith("cdi-") for method in context.site.methods):
         return None
-    claims = (found for path in writes if (found := GROWS.fullmatch(path)))
+    claims = (found for path in writes if path.endswith(".volumeMode") and (found := GROWS.fullmatch(path)))
     return ", ".join(claim[2] for claim in claims if f"{claim[1]}volumeName" not in writes) or None

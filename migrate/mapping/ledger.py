@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -67,8 +66,9 @@ class Ledger:
 
     def ordered(self) -> list[Write]:
         """The writes in source order: an item of a list stands where the element stands that its name comes from."""
-        homes = {path[: -len("].name")]: write.order for path, write in self.writes.items() if path.endswith("].name")}
-        placed = [(homes.get(path.rpartition("]")[0], write.order), write) for path, write in self.writes.items()]
+        items = {path: _item(path) for path in self.writes if "]" in path}
+        homes = {item: self.writes[path].order for path, item in items.items() if path.endswith("].name")}
+        placed = [(homes.get(items.get(path), write.order), write) for path, write in self.writes.items()]
         placed.sort(key=itemgetter(0))
         return [write for _, write in placed]
 
@@ -81,6 +81,12 @@ class Ledger:
         return next((write.rule for write in near), None)
 
 
+@lru_cache(maxsize=20_000)
+def _item(path: str) -> str:
+    """A target path up to the key of the innermost item."""
+    return path.rpartition("]")[0]
+
+
 def imply(document: Document, rules: Rules) -> None:
     """Adds what libvirt takes for granted: the leaves that the document leaves out, marked implied."""
     by_path, nodes = document.by_path, document.nodes
@@ -89,20 +95,16 @@ def imply(document: Document, rules: Rules) -> None:
             prefix = node.prefix
             for row in rows:
                 path = prefix + row.leaf
-                if path not in by_path and _fits(row, prefix, by_path):
-                    document.add([Leaf(path, row.pattern, row.value, node, implied=True)])
+                if path not in by_path and (not row.where or _fits(row, prefix, by_path)):
+                    document.add([Leaf(path, row.pattern, row.value, node, None, True)])
 
 
 def _fits(row: Implied, prefix: str, by_path: dict[str, Leaf]) -> bool:
     """Whether the leaves that a row looks at fit one of its globs each; one that is not there fits only ""."""
-    for name, globs in row.where:
+    for name, values, fits in row.where:
         leaf = by_path.get(name[1:] if name[0] == "/" else prefix + name)
-        if leaf is None:
-            if "" not in globs:
-                return False
-        elif not (leaf.value and leaf.value in globs) and not any(
-            glob and fnmatch.fnmatchcase(leaf.value, glob) for glob in globs
-        ):
+        value = leaf.value if leaf else None
+        if value not in values and not (fits and value is not None and fits(value)):
             return False
     return True
 
@@ -503,7 +505,7 @@ CAST_REMEDY = "Correct the value in the source domain."
 
 def _values(node: Node, entries: list[Entry]) -> str:
     """What the source says of a finding: the leaf's value, or of several leaves `name=value` each."""
-    said = [entry for entry in entries if not entry.implied] or entries
+    said = entries if len(entries) == 1 else [entry for entry in entries if not entry.implied] or entries
     if len(said) == 1:
         return said[0].value
     return ", ".join(f"{entry.path.removeprefix(node.prefix)}={entry.value}" for entry in said)

@@ -6,7 +6,9 @@ form: `copy`, `values` (with `otherwise`), `default`, `ignore`, `flag` or `call`
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,14 +185,15 @@ class Rules:
 class Implied:
     """One row of libvirt's effective defaults: below each `each`, the leaf `leaf` has `value` where it is left out.
 
-    `where` tells apart by leaves of the element, or with a leading `/` of the domain; values are shell globs.
+    `where` tells apart by leaves of the element, or with a leading `/` of the domain: their names, the values that fit
+    (None where the leaf may be left out), and what tells of others whether they fit a shell glob, None without globs.
     """
 
     each: str
     leaf: str
     pattern: str
     value: str
-    where: tuple[tuple[str, tuple[str, ...]], ...]
+    where: tuple[tuple[str, frozenset[str | None], Callable[[str], Any] | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,8 +239,6 @@ def _absolute(path: str, each: str) -> str:
 
 
 def _bare(path: str) -> str:
-    import re
-
     return re.sub(r"\[\d+\]", "", path)
 
 
@@ -498,10 +499,17 @@ def _implied(path: Path) -> dict[str, list[Implied]]:
         _strict(row, ("each", "leaf", "value", "where"), f"{path}: {row.get('leaf')}")
         where = _strict_mapping(row.get("where", {}), f"{path}")
         each, leaf = row.get("each", ""), row["leaf"]
-        known = tuple((name, _texts(values, f"{path}")) for name, values in where.items())
+        known = tuple((name, *_globs(_texts(values, f"{path}"))) for name, values in where.items())
         implied = Implied(each, leaf, f"{each}.{leaf}" if each else leaf, row["value"], known)
         result.setdefault(each, []).append(implied)
     return result
+
+
+def _globs(globs: tuple[str, ...]) -> tuple[frozenset[str | None], Callable[[str], Any] | None]:
+    """The values that fit shell globs as they are, and what matches the others."""
+    wild = [fnmatch.translate(glob) for glob in globs if any(character in glob for character in "*?[")]
+    plain = {glob or None for glob in globs}
+    return frozenset(plain), re.compile("|".join(wild)).match if wild else None
 
 
 def _gains(path: Path) -> list[GainRule]:

@@ -40,12 +40,12 @@ def _leaves(leaves: Leaf | Iterable[Leaf]) -> tuple[Leaf, ...]:
 
 def write(leaves: Leaf | Iterable[Leaf], path: str, value: Any, because: str | None = None) -> Sign:
     """The target path gets the value, and comes from these leaves. A path without brackets gets the item's key."""
-    return Sign("write", _leaves(leaves), path=path, value=value, because=because)
+    return Sign("write", _leaves(leaves), path, value, "", because)
 
 
 def flag(leaves: Leaf | Iterable[Leaf], row: str, detail: str | None = None) -> Sign:
     """The leaves change or are lost: the rule's `flags` row has severity, reason and remedy; `detail` is appended."""
-    return Sign("flag", _leaves(leaves), row=row, because=detail)
+    return Sign("flag", _leaves(leaves), "", None, row, detail)
 
 
 def default(leaves: Leaf | Iterable[Leaf], because: str) -> Sign:

@@ -30,8 +30,11 @@ class Step(NamedTuple):
 
 
 @lru_cache(maxsize=20_000)
-def _steps(path: str) -> tuple[str, str, tuple[Step, ...], str]:
-    """Kind and key of the object, the steps inside it and the last name; ValueError for a path that no version has."""
+def _steps(path: str) -> tuple[str, str, tuple[Step, ...], str, str]:
+    """Kind and key of the object, the steps inside it, the last name, and the path of what has that.
+
+    ValueError for a path that no version has.
+    """
     pattern = BRACKETS.sub("", path)
     version = since(pattern)
     if version is None:
@@ -51,7 +54,8 @@ def _steps(path: str) -> tuple[str, str, tuple[Step, ...], str]:
         kind, key = "VirtualMachine", ""
         names = [*((name, False) for name in TEMPLATE.split(".")[1:]), *names]
     steps = tuple(Step(name, below[1]) for (name, _), below in pairwise(names))
-    return kind, key, steps, names[-1][0]
+    last = names[-1][0]
+    return kind, key, steps, last, path[: path.rindex(last)]
 
 
 def assemble(writes: Iterable[tuple[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -61,18 +65,22 @@ def assemble(writes: Iterable[tuple[str, Any]]) -> dict[str, list[dict[str, Any]
     """
     objects: dict[str, dict[str, dict[str, Any]]] = {}
     lists: list[tuple[dict[str, Any], str]] = []  # what will be lists: maps by the keys of their items until then
+    known: dict[str, dict[str, Any]] = {}
     for path, value in writes:
-        kind, key, steps, last = _steps(path)
-        node = objects.setdefault(kind, {}).get(key)
+        kind, key, steps, last, parent = _steps(path)
+        node = known.get(parent)
         if node is None:
-            node = objects[kind][key] = {"apiVersion": API_VERSIONS[kind], "kind": kind}
-        for name, before_item in steps:
-            inner = node.get(name)
-            if inner is None:
-                inner = node[name] = {}
-                if before_item:
-                    lists.append((node, name))
-            node = inner
+            node = objects.setdefault(kind, {}).get(key)
+            if node is None:
+                node = objects[kind][key] = {"apiVersion": API_VERSIONS[kind], "kind": kind}
+            for name, before_item in steps:
+                inner = node.get(name)
+                if inner is None:
+                    inner = node[name] = {}
+                    if before_item:
+                        lists.append((node, name))
+                node = inner
+            known[parent] = node
         if isinstance(value, dict):
             node.setdefault(last, {}).update(value)
         else:

@@ -30,6 +30,7 @@ BRACKETS = re.compile(r"\[[^\]]*\]")
 QUANTITY = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(([KMGTPE]i|[numkMGTPE])?|[eE][+-]?\d+)")
 WORDS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 RANGES = {"int32": 2**31, "int64": 2**63}
+SIMPLE = {"string": str, "boolean": bool}  # any value of the class is one of the type
 SCALARS = {"string", "boolean", *RANGES, "number", "quantity", "int-or-string", "any"}
 
 
@@ -304,7 +305,7 @@ def _check(vocabulary: Vocabulary, kind: str, value: Any, trail: tuple[Any, ...]
                 path = _shown((*trail, name))
                 first = since(BRACKETS.sub("", path))
                 problems.append(f"{path}: unknown field" + (f", KubeVirt has it since {first}" if first else ""))
-            elif below == "string" and inner.__class__ is str:
+            elif SIMPLE.get(below) is inner.__class__:
                 continue
             elif below not in SCALARS or not _fits(below, inner):
                 _check(vocabulary, below, inner, (*trail, name), problems)
