@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from migrate.mapping.paths import Document, Leaf, Node
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+OSINFO = "metadata.libosinfo:libosinfo.libosinfo:os"
 # File names of EFI builds: OVMF, AAVMF, edk2-x86_64-code.fd, QEMU_EFI.fd, BHYVE_UEFI.fd.
 EFI_IMAGE = re.compile(r"ovmf|aavmf|edk2|efi", re.IGNORECASE)
 
@@ -58,16 +58,31 @@ def ignore(leaves: Leaf | Iterable[Leaf], because: str) -> Sign:
     return Sign("ignore", _leaves(leaves), because=because)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Context:
-    """What is true of the whole VM while its rules run. `disks` are the source's facts by target dev."""
+    """What is true of the whole VM while its rules run. `disks` are the source's facts by target dev.
+
+    `arch` is the guest's architecture as libvirt writes it, `x86_64` for one, `osinfo` its operating system as a
+    libosinfo id (a URL) or nothing. `instancetype` gives the guest its CPUs and memory, `preference` fills in what the
+    VM leaves out, where the site file asks for them.
+    """
 
     vm: VM
     document: Document
     site: Site
     target: Target
     disks: dict[str, Disk]
+    arch: str = field(init=False)
+    osinfo: str = field(init=False)
+    instancetype: Named | None = field(init=False)
+    preference: Named | None = field(init=False)
     known: dict[Callable[[Context], Any], Any] = field(init=False, default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        text = self.document.text
+        self.arch, self.osinfo = text("os.type.arch"), text(f"{OSINFO}[0].id") or text(f"{OSINFO}.id")
+        self.instancetype = self.site.instancetype(self.osinfo) if self.site.instancetypes else None
+        self.preference = self.site.preference(self.osinfo) if self.site.preferences else None
 
     def once(self, find: Callable[[Context], T]) -> T:
         """What a function finds in the whole domain, looked for once."""
@@ -75,39 +90,17 @@ class Context:
             self.known[find] = find(self)
         return self.known[find]
 
-    @cached_property
-    def arch(self) -> str:
-        """The guest's architecture as libvirt writes it, `x86_64` for one."""
-        return self.document.text("os.type.arch")
-
-    @cached_property
+    @property
     def machine(self) -> str:
         """The machine type as libvirt writes it, `pc-q35-7.2` for one."""
         return self.document.text("os.type.machine")
 
-    @cached_property
+    @property
     def firmware(self) -> Literal["bios", "efi"]:
         """What the guest boots with: EFI by choice, by flash or a store of variables, or by its image's name."""
         text = self.document.text
         efi = text("os.firmware") == "efi" or text("os.loader.type") == "pflash" or "os.varstore" in self.document.nodes
         return "efi" if efi or EFI_IMAGE.search(text("os.loader").rpartition("/")[2]) else "bios"
-
-    @cached_property
-    def osinfo(self) -> str:
-        """The guest's operating system as a libosinfo id (a URL), or nothing."""
-        return self.document.text("metadata.libosinfo:libosinfo.libosinfo:os[0].id") or self.document.text(
-            "metadata.libosinfo:libosinfo.libosinfo:os.id"
-        )
-
-    @cached_property
-    def instancetype(self) -> Named | None:
-        """The instance type that gives the guest its CPUs and memory, where the site file asks for one."""
-        return self.site.instancetype(self.osinfo)
-
-    @cached_property
-    def preference(self) -> Named | None:
-        """The preference that fills in what the VM leaves out, where the site file asks for one."""
-        return self.site.preference(self.osinfo)
 
 
 class View:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from migrate.target.quantity import BINARY, DECIMAL
@@ -36,56 +36,44 @@ class Refusal(NamedTuple):
     remedy: str
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Spec:
-    """A VM with the parts that most checks look at."""
+    """A VM with the parts that most checks look at.
+
+    `disks` has those too that KubeVirt adds for volumes that nothing uses; `nics` are the network interfaces.
+    """
 
     vm: Manifest
     spec: Manifest
     domain: Manifest
     target: Target
     arch: str
+    devices: Manifest = field(init=False)
+    volumes: list[Manifest] = field(init=False)
+    networks: list[Manifest] = field(init=False)
+    nics: list[Manifest] = field(init=False)
+    disks: list[Manifest] = field(init=False)
 
-    @cached_property
-    def devices(self) -> Manifest:
-        """The devices of the domain."""
-        return self.domain.get("devices", {})
-
-    @cached_property
-    def volumes(self) -> list[Manifest]:
-        """The volumes of the VM."""
-        return self.spec.get("volumes", [])
-
-    @cached_property
-    def disks(self) -> list[Manifest]:
-        """The disks, with those that KubeVirt adds for volumes that nothing uses."""
-        disks = self.devices.get("disks", [])
+    def __post_init__(self) -> None:
+        self.volumes, self.networks = self.spec.get("volumes", []), self.spec.get("networks", [])
+        self.devices = self.domain.get("devices", {})
+        self.nics, disks = self.devices.get("interfaces", []), self.devices.get("disks", [])
         used = {device.get("name") for device in (*disks, *self.devices.get("filesystems", []))}
-        return disks + [{"name": name} for volume in self.volumes if (name := volume.get("name")) not in used]
+        self.disks = disks + [{"name": name} for volume in self.volumes if (name := volume.get("name")) not in used]
 
-    @cached_property
-    def nics(self) -> list[Manifest]:
-        """The network interfaces."""
-        return self.devices.get("interfaces", [])
-
-    @cached_property
-    def networks(self) -> list[Manifest]:
-        """The networks."""
-        return self.spec.get("networks", [])
-
-    @cached_property
+    @property
     def on_pod_network(self) -> bool:
         """Whether the VM is on the pod network, where KubeVirt puts it if it names no networks."""
         if self.nics or self.networks:
             return any("pod" in network for network in self.networks)
         return self.devices.get("autoattachPodInterface") is not False
 
-    @cached_property
+    @property
     def sized_elsewhere(self) -> bool:
         """Whether an instance type gives CPUs and memory."""
         return "instancetype" in self.vm.get("spec", {})
 
-    @cached_property
+    @property
     def live_update(self) -> bool:
         """Whether changes reach running VMs unless configured otherwise: LiveUpdate became the default in 1.6."""
         return self.target.at_least("1.6")
