@@ -18,6 +18,7 @@ from migrate import sources, state, transfer
 from migrate.collisions import Collision, Collisions, Wants, wants
 from migrate.inventory import Inventory
 from migrate.mapping import ledger, vocabulary
+from migrate.mapping.gains import CLAIMS
 from migrate.mapping.paths import parse, printable, redact
 from migrate.mapping.rules import Rules
 from migrate.mapping.signs import Context
@@ -44,7 +45,7 @@ from migrate.target.cluster import Cluster
 from migrate.target.quantity import to_bytes
 from migrate.target.vocabulary import Target, strict
 
-CLAIM = re.compile(r"volumes\[([^\]]*)\]\.(?:ephemeral\.)?persistentVolumeClaim\.claimName")
+CLAIM = re.compile(r"volumes\[([^\]]*)\]")
 LUN = "lun"  # the method that binds claims to LUNs
 DISK = re.compile(r"devices\.disk\[(\d+)\]")
 
@@ -171,7 +172,7 @@ def _label(vm: VM, book: ledger.Ledger, site: Site) -> Iterator[Finding]:
                 because = f"The site file's {key} is what rule {written.rule} writes, so it does not count."
                 yield leafless(vm, "site/written", "warning", because, WRITTEN_REMEDY, path)
                 continue
-            book.writes[path] = ledger.Write(path, value, "site", 0)
+            book.writes.add(ledger.Write(path, value, "site", 0), f"VirtualMachine.{place}")
             book.gains.append(Gain(path, value, "The site file asks for it."))
 
 
@@ -200,9 +201,8 @@ SIZE_REMEDY = "Remove the size from the site file; it is for disks of unknown si
 
 def _disks(vm: VM, book: ledger.Ledger, site: Site) -> Iterator[PlannedDisk]:
     """A row for each disk whose volume is a claim."""
-    claims = ((path, write) for path, write in book.writes.items() if path.endswith(".claimName") and write.leaf)
-    for path, write in sorted(claims, key=lambda claim: claim[1].order):
-        volume, device = CLAIM.fullmatch(path), DISK.match(write.leaf)
+    for write in book.writes.every(*CLAIMS):
+        volume, device = CLAIM.match(write.path), DISK.match(write.leaf)
         if volume and device:
             yield _planned(vm, vm.disks[int(device[1])], volume[1], write.value, book, site)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from migrate.mapping.guests import drives, judged
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
+
+if TYPE_CHECKING:
+    from migrate.mapping.ledger import Writes
 
 VIRTIO_SCSI = ("virtio-scsi", "virtio-non-transitional")
 TRANSITIONAL = "virtio-transitional"
@@ -102,12 +105,10 @@ def _types(context: Context) -> set[str]:
     return {leaf.value for leaf in context.document.by_pattern.get("devices.controller.type", ())}
 
 
-def gained_discards(context: Context, writes: Mapping[str, Any]) -> str | None:
+def gained_discards(context: Context, writes: Writes) -> str | None:
     """The disks whose discards reach the storage from now on, by the name of their item."""
     freed = []
-    for path, made in writes.items():
-        if path.endswith(("].disk.bus", "].lun.bus")):
-            discard = made.leaf.replace(".target.bus", ".driver.discard")
-            if discard not in context.document.by_path:
-                freed.append(path[path.index("[") + 1 : path.index("]")])
+    for made in writes.every("domain.devices.disks.disk.bus", "domain.devices.disks.lun.bus"):
+        if made.leaf.replace(".target.bus", ".driver.discard") not in context.document.by_path:
+            freed.append(made.path[made.path.index("[") + 1 : made.path.index("]")])
     return ", ".join(freed) or None

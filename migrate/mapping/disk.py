@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from migrate.decisions import Lun, Storage
 from migrate.mapping.guests import Driver, judged
@@ -16,6 +16,9 @@ from migrate.model import Disk, short_hash
 from migrate.target.admission.compute import pins_io_threads
 from migrate.target.quantity import from_bytes
 from migrate.target.vocabulary import missing
+
+if TYPE_CHECKING:
+    from migrate.mapping.ledger import Writes
 
 # KubeVirt has virtio, sata, scsi and usb; of these arm64 and s390x guests have virtio and scsi.
 BUSES = {
@@ -55,8 +58,7 @@ SLOT = ("domain", "bus", "slot", "function", "cssid", "ssid", "devno")
 NUMBER = re.compile("0x[0-9a-fA-F]{1,8}|[0-9]{1,9}")
 # Heads, and sectors of 4 KiB a track, of an ECKD DASD.
 DASD = ("15", "12")
-# CDI's resizeImage fills a file system, and a device is as large as its storage made it.
-GROWS = re.compile(r"(PersistentVolumeClaim\[([^\]]*)\]\.spec\.)volumeMode")
+CLAIM_SPEC = "PersistentVolumeClaim.spec"
 SECTOR = 512
 SECTORS = tuple(SECTOR << shift for shift in range(13))
 SECTORS_S390X = tuple(size for size in SECTORS if size <= 4096)
@@ -457,9 +459,14 @@ def lost(view: View, context: Context) -> Iterator[Sign]:
     yield flag(view.owned, "lost")
 
 
-def gained_size(context: Context, writes: Mapping[str, Any]) -> str | None:
-    """The disks that CDI can make larger than they were, by the name of their item; a LUN is handed over as it is."""
+def gained_size(context: Context, writes: Writes) -> str | None:
+    """The disks that CDI can make larger than they were, by the name of their item; a LUN is handed over as it is.
+
+    CDI's resizeImage fills a file system, and a device is as large as its storage made it.
+    """
     if not any(method.startswith("cdi-") for method in context.site.methods):
         return None
-    claims = (found for path in writes if path.endswith(".volumeMode") and (found := GROWS.fullmatch(path)))
-    return ", ".join(claim[2] for claim in claims if f"{claim[1]}volumeName" not in writes) or None
+    handed_over = {made.path.rpartition(".")[0] for made in writes.every(f"{CLAIM_SPEC}.volumeName")}
+    claims = [made.path.rpartition(".")[0] for made in writes.every(f"{CLAIM_SPEC}.volumeMode")]
+    grown = [claim[claim.index("[") + 1 : claim.index("]")] for claim in claims if claim not in handed_over]
+    return ", ".join(grown) or None

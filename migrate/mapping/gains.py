@@ -3,60 +3,54 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from migrate.mapping.disk import access_modes
 from migrate.mapping.signs import Context
 
-CLAIM = re.compile(r"volumes\[([^\]]*)\]\.(?:ephemeral\.)?persistentVolumeClaim\.claimName")
+if TYPE_CHECKING:
+    from migrate.mapping.ledger import Write, Writes
+
+VOLUME = re.compile(r"volumes\[([^\]]*)\]")
 DISK = re.compile(r"devices\.disk\[(\d+)\]")
+# Where a volume names its claim.
+CLAIMS = ("volumes.persistentVolumeClaim.claimName", "volumes.ephemeral.persistentVolumeClaim.claimName")
 # KubeVirt pkg/virt-handler/vm.go calculateLiveMigrationCondition: devices with which the running guest stays.
-GPUS = "domain.devices.gpus["
-TIED = {"domain.devices.hostDevices[": "host devices", GPUS: "GPUs"}
-LOOKED_AT = (
-    "volumes[",
-    "networks[",
-    "domain.devices.disks[",
-    "domain.devices.filesystems[",
-    "domain.launchSecurity",
-    *TIED,
-)
+GPUS = "domain.devices.gpus.deviceName"
+TIED = {"domain.devices.hostDevices.deviceName": "host devices", GPUS: "GPUs"}
 
 
-def node_bound(context: Context, writes: Mapping[str, Any]) -> str | None:
+def node_bound(context: Context, writes: Writes) -> str | None:
     """Why the running guest cannot move to another node; None where it can."""
     return "; ".join(_reasons(context, writes)) or None
 
 
-def _reasons(context: Context, writes: Mapping[str, Any]) -> Iterator[str]:
-    paths = [path for path in writes if path.startswith(LOOKED_AT)]
-    claims = [
-        name for path in paths if path.endswith(".claimName") and (name := _not_shared(path, writes[path], context))
-    ]
+def _reasons(context: Context, writes: Writes) -> Iterator[str]:
+    claims = [name for made in writes.every(*CLAIMS) if (name := _not_shared(made, context))]
     if claims:
         yield f"claims without ReadWriteMany: {', '.join(claims)}"
-    pods = (path.removesuffix(".pod") for path in paths if path.endswith("].pod"))
-    if any(f"domain.devices.interfaces{pod.removeprefix('networks')}.bridge" in writes for pod in pods):
+    pods = (made.path.removeprefix("networks").removesuffix(".pod") for made in writes.every("networks.pod"))
+    if any(f"domain.devices.interfaces{pod}.bridge" in writes for pod in pods):
         yield "a bridge on the pod network"
     for devices, what in TIED.items():
-        names = [path for path in paths if path.startswith(devices) and path.endswith(".deviceName")]
-        movable = devices == GPUS and len(names) == 1 and context.target.enabled("VGPULiveMigration")
-        if names and not movable:
+        count = len(writes.every(devices))
+        movable = devices == GPUS and count == 1 and context.target.enabled("VGPULiveMigration")
+        if count and not movable:
             yield what
-    if any(path.startswith("domain.launchSecurity") for path in paths):
+    if any(pattern.startswith("domain.launchSecurity") and made for pattern, made in writes.of.items()):
         yield "encrypted memory"
     if "domain.features.hypervPassthrough.enabled" in writes:
         yield "hypervPassthrough"
-    if not context.target.at_least("1.9") and any(path.endswith("].lun.reservation") for path in paths):
+    if not context.target.at_least("1.9") and writes.every("domain.devices.disks.lun.reservation"):
         yield "SCSI reservations before KubeVirt 1.9"
-    if not context.target.at_least("1.5") and any(path.endswith("].virtiofs") for path in paths):
+    if not context.target.at_least("1.5") and writes.every("domain.devices.filesystems.virtiofs"):
         yield "virtiofs before KubeVirt 1.5"
 
 
-def _not_shared(path: str, made: Any, context: Context) -> str | None:
+def _not_shared(made: Write, context: Context) -> str | None:
     """The name of a volume whose claim one node alone can use."""
-    volume, disk = CLAIM.fullmatch(path), DISK.match(made.leaf)
+    volume, disk = VOLUME.match(made.path), DISK.match(made.leaf)
     if not volume or not disk:
         return None
     index = int(disk[1])

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from migrate.mapping.paths import Document, Leaf, Node, printable, redact
@@ -44,6 +44,34 @@ class Write:
         return self.entries[0].path if self.entries else ""
 
 
+class Writes(dict[str, Write]):
+    """The writes by their target paths; `of` has them by the patterns of these, as they were made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: dict[str, list[Write]] = {}
+
+    def add(self, write: Write, pattern: str) -> None:
+        """Adds a write at a path of a pattern."""
+        self[write.path] = write
+        same = self.of.get(pattern)
+        if same is None:
+            self.of[pattern] = [write]
+        else:
+            same.append(write)
+
+    def every(self, *patterns: str) -> list[Write]:
+        """The writes at paths of the patterns, in source order."""
+        found = [write for pattern in patterns for write in self.of.get(pattern, ())]
+        return sorted(found, key=attrgetter("order")) if len(found) > 1 else found
+
+    def take_back(self, kept: int) -> None:
+        """Removes all but the first writes."""
+        for path in list(self)[kept:]:
+            write = self.pop(path)
+            self.of[_pattern(path)].remove(write)
+
+
 @dataclass(slots=True)
 class Ledger:
     """Everything that became of one document: an entry for each leaf, the writes, and what no leaf caused.
@@ -54,7 +82,7 @@ class Ledger:
     entries: list[Entry] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     gains: list[Gain] = field(default_factory=list)
-    writes: dict[str, Write] = field(default_factory=dict)
+    writes: Writes = field(default_factory=Writes)
     internal: bool = False
     rows: list[tuple[Rule, Row]] = field(default_factory=list)
     secrets: list[Leaf] = field(default_factory=list, repr=False)
@@ -285,8 +313,7 @@ class _Run:
                 for leaf in leaves:
                     self._sign(rule, node, leaf, rule.row(leaf.value))
         except Exception as error:
-            for path in list(self.ledger.writes)[before:]:
-                del self.ledger.writes[path]
+            self.ledger.writes.take_back(before)
             self._break(rule, node, leaves, error)
 
     def _call(self, group: tuple[Rule, Node], leaves: list[Leaf]) -> None:
@@ -351,7 +378,7 @@ class _Run:
         if full in writes:
             raise Broken(f"writes {full}, which rule {writes[full].rule} wrote")
         entries = [leaf.entry for leaf in leaves]
-        writes[full] = Write(full, value, rule.id, node.order, entries)
+        writes.add(Write(full, value, rule.id, node.order, entries), pattern)
         for leaf in leaves:
             word, entry = leaf.word, leaf.entry
             if word is SETTLED:
@@ -482,7 +509,7 @@ class _Run:
                 place = self.places.get(gain.path) or self._place(gain.path)
                 if gain.path in self.ledger.writes or (place.needs and missing(gain.path, value, self.target)):
                     continue
-                self.ledger.writes[gain.path] = Write(gain.path, value, gain.id, 0)
+                self.ledger.writes.add(Write(gain.path, value, gain.id, 0), place.pattern)
             self.ledger.gains.append(Gain(gain.path, value, gain.because))
 
     def _applies(self, gain: GainRule) -> bool:
