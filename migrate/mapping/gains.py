@@ -38,7 +38,7 @@ def _reasons(context: Context, writes: Writes) -> Iterator[str]:
         movable = devices == GPUS and count == 1 and context.target.enabled("VGPULiveMigration")
         if count and not movable:
             yield what
-    if any(pattern.startswith("domain.launchSecurity") and made for pattern, made in writes.of.items()):
+    if "launchSecurity" in context.document.nodes and any(path.startswith("domain.launchSecurity") for path in writes):
         yield "encrypted memory"
     if "domain.features.hypervPassthrough.enabled" in writes:
         yield "hypervPassthrough"

@@ -148,8 +148,10 @@ def redact_secrets(document: Document, rules: Rules) -> None:
 
 def _secret(leaf: Leaf, document: Document, rules: Rules, holds: Holds) -> bool:
     """Whether a leaf's value is shown nowhere: its owner or name says so, or nobody knows its namespace."""
-    secret = rules.owners(leaf.pattern).secret or _owner(leaf, document, rules, holds)[0].secret
-    return secret and not leaf.implied
+    if leaf.implied:
+        return False
+    owners = rules.owners(leaf.pattern)
+    return owners.secret or (owners.sole or _owner(leaf, document, rules, holds)[0]).secret
 
 
 def run(document: Document, rules: Rules, context: Context) -> Ledger:

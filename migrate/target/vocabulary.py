@@ -301,12 +301,12 @@ def _check(vocabulary: Vocabulary, kind: str, value: Any, trail: tuple[Any, ...]
             return
         for name, inner in value.items():
             below = fields.get(name)
+            if SIMPLE.get(below) is inner.__class__:
+                continue
             if below is None:
                 path = _shown((*trail, name))
                 first = since(BRACKETS.sub("", path))
                 problems.append(f"{path}: unknown field" + (f", KubeVirt has it since {first}" if first else ""))
-            elif SIMPLE.get(below) is inner.__class__:
-                continue
             elif below not in SCALARS or not _fits(below, inner):
                 _check(vocabulary, below, inner, (*trail, name), problems)
         for name in vocabulary.required[kind]:
