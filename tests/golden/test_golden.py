@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from migrate.target.vocabulary import strict, target
 HERE = Path(__file__).parent
 CASES = sorted(HERE.glob("*.xml"))
 GIB = 2**30
+RULES, SITE = all_rules.load(), site.load(HERE / "site.yaml")
 
 
 def translated(path: Path) -> Translation:
@@ -28,7 +30,7 @@ def translated(path: Path) -> Translation:
     ]
     vm = VM(path.stem, "u", "libvirt", "qemu://h/system", "qemu:///system", "h", path.stem, "shut off", disks=disks)
     vm.xml = xml
-    return pipeline.translate(vm, all_rules.load(), target("1.9"), site.load(HERE / "site.yaml"))
+    return pipeline.translate(vm, RULES, target("1.9"), SITE)
 
 
 def told(translation: Translation) -> str:
@@ -39,6 +41,19 @@ def told(translation: Translation) -> str:
     ]
     lines += [f"# gain {gain.path} = {gain.value}" for gain in translation.gains]
     return manifests.dump([translation.manifest, *translation.claims]) + "\n".join(lines) + "\n"
+
+
+def test_a_translation_is_no_circle_that_the_collector_has_to_free() -> None:
+    for path in CASES:
+        translated(path)
+    gc.collect()
+    gc.disable()
+    try:
+        for path in CASES:
+            translated(path)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
