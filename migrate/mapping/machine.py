@@ -14,13 +14,17 @@ from migrate.mapping.signs import Context, Sign, View, flag, ignore, write
 
 # The machine family by architecture, and the names QEMU's distributions give to its versions.
 FAMILIES = {
-    "x86_64": ("q35", r"(pc-)?q35.*"),
-    "i686": ("q35", r"(pc-)?q35.*"),
-    "aarch64": ("virt", r"virt(-.*)?"),
-    "s390x": ("s390-ccw-virtio", r"s390-ccw-virtio(-.*)?"),
+    "x86_64": ("q35", re.compile(r"(pc-)?q35.*")),
+    "i686": ("q35", re.compile(r"(pc-)?q35.*")),
+    "aarch64": ("virt", re.compile(r"virt(-.*)?")),
+    "s390x": ("s390-ccw-virtio", re.compile(r"s390-ccw-virtio(-.*)?")),
 }
 # Machines of x86 that Q35 stands in for. RHEL 6 called its i440FX machines rhel6.x.0; xenfv is Xen's.
-REPLACED = (("isapc", r"isapc"), ("microvm", r"microvm"), ("i440fx", r"pc(-(i440fx-)?.*)?|rhel\d.*|xenfv.*"))
+REPLACED = {
+    "isapc": re.compile("isapc"),
+    "microvm": re.compile("microvm"),
+    "i440fx": re.compile(r"pc(-(i440fx-)?.*)?|rhel\d.*|xenfv.*"),
+}
 KINDS = {
     "hd": ("devices.disk", ("disk", "lun")),
     "cdrom": ("devices.disk", ("cdrom",)),
@@ -38,13 +42,13 @@ def lost(view: View, context: Context) -> Iterator[Sign]:
 def machine(view: View, context: Context) -> Iterator[Sign]:
     """The machine family in the cluster's newest version."""
     source = view.text("os.type.machine")
-    family, versions = FAMILIES.get(view.text("os.type.arch"), ("", "(?!)"))
-    if re.fullmatch(versions, source):
+    family, versions = FAMILIES.get(view.text("os.type.arch"), ("", None))
+    if versions and versions.fullmatch(source):
         yield write(view.owned, "domain.machine.type", family)
         if source != family:
             yield flag(view.owned, "version")
         return
-    row = next((row for row, names in REPLACED if family == "q35" and re.fullmatch(names, source)), None)
+    row = next((row for row, names in REPLACED.items() if family == "q35" and names.fullmatch(source)), None)
     if row is None:
         yield flag(view.owned, "board")
         return
