@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from migrate.mapping import nic_names
 from migrate.mapping.devices import described, pci, transitional
 from migrate.mapping.paths import Leaf, Node
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 from migrate.site import NETWORK_KINDS, Network
+
+if TYPE_CHECKING:
+    from migrate.mapping.ledger import Writes
 
 POD = Network("masquerade")
 NAMES = {"network": "source.network", "bridge": "source.bridge", "direct": "source.dev"}
@@ -111,6 +115,11 @@ def network(view: View, context: Context) -> Iterator[Sign]:
         yield flag(leaves, "emulated" if kind == "hostdev" else "sriov")
     if kind not in READ:
         yield flag(leaves, "kind", kind)
+
+
+def gained_none(context: Context, writes: Writes) -> bool | None:
+    """False where no interface comes along, since KubeVirt would put one on the pod network."""
+    return None if writes.every(f"{INTERFACE}.name") else False
 
 
 def _used(leaf: Leaf, kind: str) -> bool:

@@ -201,6 +201,11 @@ def item_key(text: str) -> str:
     return key or "item"
 
 
+def element_key(text: str, node: Node) -> str:
+    """The key of an element's list items by what names the element, else by its tag and position."""
+    return item_key(text or f"{node.tag}-{node.index}")
+
+
 def _inside(node: Node, gated: Mapping[Node, Any]) -> Node | None:
     """The outermost element around a node, or itself, whose gate is shut."""
     for above in node.parents:
@@ -458,7 +463,7 @@ class _Run:
         known = self.keys.get((rule.key, node))
         if known is None:
             text = self.document.text(f"{node.path}.{rule.key}") if rule.key else ""
-            known = item_key(text) if text else item_key(f"{node.tag}-{node.index}")
+            known = element_key(text, node)
             used = self.used_keys.setdefault((rule.key, node.pattern), set())
             others = (item_key(f"{known[:28]}-{node.tag[:6]}-{count}") for count in itertools.count(node.index))
             known = known if known not in used else next(other for other in others if other not in used)

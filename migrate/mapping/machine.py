@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from migrate.mapping import disk
+from migrate.mapping import disk, interface
 from migrate.mapping.devices import shut, transitional, uses_virtio
 from migrate.mapping.guests import judged, windows
-from migrate.mapping.ledger import item_key
+from migrate.mapping.ledger import element_key
 from migrate.mapping.paths import Leaf, Node
 from migrate.mapping.signs import Context, Sign, View, flag, ignore, write
 
@@ -88,13 +88,14 @@ def boot(view: View, context: Context) -> Iterator[Sign]:
 
 
 def _boot(leaf: Leaf, node: Node, place: int, context: Context) -> Sign:
-    if leaf.value == "network":
-        return write(leaf, f"domain.devices.interfaces[interface-{node.index}].bootOrder", place)
     if leaf.value == "fd":
         return flag(leaf, "floppy")
-    if shut(disk.gate, node, context):
+    on_network = leaf.value == "network"
+    if shut(interface.gate if on_network else disk.gate, node, context):
         return flag(leaf, "not-carried")
-    key = item_key(context.document.text(f"{node.path}.target.dev"))
+    if on_network:
+        return write(leaf, f"domain.devices.interfaces[interface-{node.index}].bootOrder", place)
+    key = element_key(context.document.text(f"{node.path}.target.dev"), node)
     return write(leaf, f"domain.devices.disks[{key}].bootOrder", place)
 
 

@@ -223,6 +223,14 @@ def test_models_that_become_pci_express_ones_are_those_that_the_table_makes_so(r
     assert set(nic_names.BECOME_EXPRESS) | {"virtio-transitional"} == express
 
 
+def test_an_interface_that_does_not_come_along_leaves_none_behind(run: Callable, rules: Rules) -> None:
+    """KubeVirt would put an interface of its own on the pod network, and an order alone is no interface."""
+    nic = "<devices><interface type='bridge'><source bridge='br0'/></interface></devices>"
+    devices = _vm(run(f"<os><boot dev='network'/></os>{nic}", rules))["domain"]["devices"]
+    assert devices["autoattachPodInterface"] is False
+    assert "interfaces" not in devices
+
+
 def test_several_queues_are_written_once(run: Callable, rules: Rules) -> None:
     nic = "<interface type='user'><model type='virtio'/><driver queues='2'/></interface>"
     other = "<interface type='bridge'><source bridge='br0'/><model type='virtio'/><driver queues='4'/></interface>"

@@ -48,6 +48,13 @@ def test_the_first_disk_to_boot_from_is_the_first_of_libvirts_order(run: Callabl
     assert moved == {"vdaa", "vdb", "vdc"}
 
 
+def test_a_disk_without_a_name_boots_as_the_item_that_it_is(run: Callable, rules: Rules) -> None:
+    disks = "<disk type='file'><source file='/a'/></disk><disk type='file'><source file='/b'/></disk>"
+    book = run(f"<os><boot dev='hd'/></os><devices>{disks}</devices>", rules)
+    assert [path for path in book.writes if path.endswith("bootOrder")] == ["domain.devices.disks[disk-0].bootOrder"]
+    assert "domain.devices.disks[disk-0].name" in book.writes
+
+
 def test_boot_devices_keep_the_order_of_the_devices(run: Callable, rules: Rules) -> None:
     writes = run(os_element(boot=["hd", "cdrom"]) + DEVICES, rules).writes
     assert [path for path in writes if path.endswith("bootOrder")] == [ITEMS["cdrom"], ITEMS["hd"]]
