@@ -36,13 +36,6 @@ def short_hash(*parts: str, digits: int = 12) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:digits]
 
 
-def as_xml(tree: Any) -> bytes:
-    """An XML element as it stands in inventories and plans."""
-    from lxml import etree
-
-    return etree.tostring(tree, encoding="utf-8", xml_declaration=False) + b"\n"
-
-
 @dataclass(slots=True)
 class Image:
     """One file or device of a backing chain: where it is and its format as declared, never as probed.
@@ -213,11 +206,6 @@ class Translation:
     live: bytes = b""
     wave: int = 0
     internal: bool = False
-
-    @property
-    def source(self) -> bytes:
-        """The domain's XML as an inventory holds it: every value that the ledger does not show is redacted."""
-        return as_xml(self.tree)
 
     def all_findings(self) -> list[Finding]:
         """Every finding, those of leaves in document order first."""

@@ -5,7 +5,6 @@ What acts on a plan stands in `applying`.
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,8 +17,8 @@ from migrate import sources, state, transfer
 from migrate.collisions import Collision, Collisions, Wants, wants
 from migrate.inventory import Inventory
 from migrate.mapping import ledger, vocabulary
-from migrate.mapping.gains import CLAIMS
-from migrate.mapping.paths import parse, printable, redact
+from migrate.mapping.disk import CLAIMS, LEAF
+from migrate.mapping.paths import as_xml, parse, printable, redact
 from migrate.mapping.rules import Rules
 from migrate.mapping.signs import Context
 from migrate.model import (
@@ -33,7 +32,6 @@ from migrate.model import (
     Severity,
     Skipped,
     Translation,
-    as_xml,
     short_hash,
 )
 from migrate.selection import Selection
@@ -45,9 +43,7 @@ from migrate.target.cluster import Cluster
 from migrate.target.quantity import to_bytes
 from migrate.target.vocabulary import Target, strict
 
-CLAIM = re.compile(r"volumes\[([^\]]*)\]")
 LUN = "lun"  # the method that binds claims to LUNs
-DISK = re.compile(r"devices\.disk\[(\d+)\]")
 
 
 def collect(kind: str, urls: Sequence[str], select: Selection, rules: Rules, folder: Path) -> Inventory:
@@ -202,9 +198,8 @@ SIZE_REMEDY = "Remove the size from the site file; it is for disks of unknown si
 def _disks(vm: VM, book: ledger.Ledger, site: Site) -> Iterator[PlannedDisk]:
     """A row for each disk whose volume is a claim."""
     for write in book.writes.every(*CLAIMS):
-        volume, device = CLAIM.match(write.path), DISK.match(write.leaf)
-        if volume and device:
-            yield _planned(vm, vm.disks[int(device[1])], volume[1], write.value, book, site)
+        if device := LEAF.match(write.leaf):
+            yield _planned(vm, vm.disks[int(device[1])], write.key, write.value, book, site)
 
 
 def _planned(vm: VM, disk: Disk, name: str, claim: str, book: ledger.Ledger, site: Site) -> PlannedDisk:

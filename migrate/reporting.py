@@ -292,6 +292,8 @@ def _may_replace(folder: Path) -> None:
 
 def write_vm(folder: Path, item: Translation | Skipped) -> Row:
     """Writes a VM's files below a folder, and returns what the whole plan needs of it."""
+    from migrate.mapping.paths import as_xml
+
     if isinstance(item, Skipped):
         return Row(item)
     row = _row(item)
@@ -308,7 +310,7 @@ def write_vm(folder: Path, item: Translation | Skipped) -> Row:
     if claims:
         _put(f"{place}/{CLAIMS}", (heading + manifests.dump(claims)).encode())
     _put(f"{place}/ledger.jsonl", b"".join(map(ledger_line, item.entries)))
-    _put(f"{place}/{SOURCE}", item.source)
+    _put(f"{place}/{SOURCE}", as_xml(item.tree))
     if item.live:
         _put(f"{place}/{LIVE}", item.live)
     return row

@@ -110,5 +110,5 @@ def gained_discards(context: Context, writes: Writes) -> str | None:
     freed = []
     for made in writes.every("domain.devices.disks.disk.bus", "domain.devices.disks.lun.bus"):
         if made.leaf.replace(".target.bus", ".driver.discard") not in context.document.by_path:
-            freed.append(made.path[made.path.index("[") + 1 : made.path.index("]")])
+            freed.append(made.key)
     return ", ".join(freed) or None

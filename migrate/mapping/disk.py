@@ -58,7 +58,9 @@ SLOT = ("domain", "bus", "slot", "function", "cssid", "ssid", "devno")
 NUMBER = re.compile("0x[0-9a-fA-F]{1,8}|[0-9]{1,9}")
 # Heads, and sectors of 4 KiB a track, of an ECKD DASD.
 DASD = ("15", "12")
-CLAIM_SPEC = "PersistentVolumeClaim.spec"
+# Where a volume names its claim, and the leaves that it comes from.
+CLAIMS = ("volumes.persistentVolumeClaim.claimName", "volumes.ephemeral.persistentVolumeClaim.claimName")
+LEAF = re.compile(r"devices\.disk\[(\d+)\]")
 SECTOR = 512
 SECTORS = tuple(SECTOR << shift for shift in range(13))
 SECTORS_S390X = tuple(size for size in SECTORS if size <= 4096)
@@ -466,7 +468,6 @@ def gained_size(context: Context, writes: Writes) -> str | None:
     """
     if not any(method.startswith("cdi-") for method in context.site.methods):
         return None
-    handed_over = {made.path.rpartition(".")[0] for made in writes.every(f"{CLAIM_SPEC}.volumeName")}
-    claims = [made.path.rpartition(".")[0] for made in writes.every(f"{CLAIM_SPEC}.volumeMode")]
-    grown = [claim[claim.index("[") + 1 : claim.index("]")] for claim in claims if claim not in handed_over]
-    return ", ".join(grown) or None
+    handed_over = {made.key for made in writes.every("PersistentVolumeClaim.spec.volumeName")}
+    claims = [made.key for made in writes.every("PersistentVolumeClaim.spec.volumeMode")]
+    return ", ".join(key for key in claims if key not in handed_over) or None

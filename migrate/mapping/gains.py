@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from migrate.mapping.disk import access_modes
+from migrate.mapping.disk import CLAIMS, LEAF, access_modes
 from migrate.mapping.signs import Context
 
 if TYPE_CHECKING:
     from migrate.mapping.ledger import Write, Writes
 
-VOLUME = re.compile(r"volumes\[([^\]]*)\]")
-DISK = re.compile(r"devices\.disk\[(\d+)\]")
-# Where a volume names its claim.
-CLAIMS = ("volumes.persistentVolumeClaim.claimName", "volumes.ephemeral.persistentVolumeClaim.claimName")
 # KubeVirt pkg/virt-handler/vm.go calculateLiveMigrationCondition: devices with which the running guest stays.
 GPUS = "domain.devices.gpus.deviceName"
 TIED = {"domain.devices.hostDevices.deviceName": "host devices", GPUS: "GPUs"}
@@ -50,10 +45,10 @@ def _reasons(context: Context, writes: Writes) -> Iterator[str]:
 
 def _not_shared(made: Write, context: Context) -> str | None:
     """The name of a volume whose claim one node alone can use."""
-    volume, disk = VOLUME.match(made.path), DISK.match(made.leaf)
-    if not volume or not disk:
+    disk = LEAF.match(made.leaf)
+    if not disk:
         return None
     index = int(disk[1])
     facts = context.vm.disks[index] if index < len(context.vm.disks) else None
     shared = f"{disk[0]}.shareable" in context.document.by_path
-    return None if "ReadWriteMany" in access_modes(shared, facts, context) else volume[1]
+    return None if "ReadWriteMany" in access_modes(shared, facts, context) else made.key

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid as uuids
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 
 ANNOTATION = "VirtualMachine.metadata.annotations[kubevirt-migrate/{}]"
-CANONICAL = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # Kubernetes takes 256 KiB for all annotations of an object, kubectl's copy of the whole object among them.
 PROSE = 1000
 OTHER_HYPERVISORS = ("xen", "vmware", "vbox", "hyperv", "bhyve", "vz", "hvf")
@@ -33,7 +31,7 @@ def uuid(view: View, context: Context) -> Iterator[Sign]:
             yield flag(leaf, "new")
             continue
         try:
-            text = leaf.value if CANONICAL.fullmatch(leaf.value) else str(uuids.UUID(leaf.value.strip()))
+            text = str(uuids.UUID(leaf.value.strip()))
         except ValueError:
             yield flag(leaf, "invalid")
             continue

@@ -43,6 +43,11 @@ class Write:
         """The path of the first leaf that the value comes from, nothing where it comes from none."""
         return self.entries[0].path if self.entries else ""
 
+    @property
+    def key(self) -> str:
+        """The key of the item that the path leads into first, nothing where it leads into none."""
+        return self.path.partition("[")[2].partition("]")[0]
+
 
 class Writes(dict[str, Write]):
     """The writes by their target paths; `of` has them by the patterns of these, as they were made."""
@@ -94,9 +99,8 @@ class Ledger:
 
     def ordered(self) -> list[Write]:
         """The writes in source order: an item of a list stands where the element stands that its name comes from."""
-        items = {path: _item(path) for path in self.writes if "]" in path}
-        homes = {item: self.writes[path].order for path, item in items.items() if path.endswith("].name")}
-        placed = [(homes.get(items.get(path), write.order), write) for path, write in self.writes.items()]
+        homes = {path[: -len("].name")]: write.order for path, write in self.writes.items() if path.endswith("].name")}
+        placed = [(homes.get(path.rpartition("]")[0], write.order), write) for path, write in self.writes.items()]
         placed.sort(key=itemgetter(0))
         return [write for _, write in placed]
 
@@ -107,12 +111,6 @@ class Ledger:
             return exact.rule
         near = (write for name, write in self.writes.items() if name.startswith(path) or path.startswith(name + "."))
         return next((write.rule for write in near), None)
-
-
-@lru_cache(maxsize=20_000)
-def _item(path: str) -> str:
-    """A target path up to the key of the innermost item."""
-    return path.rpartition("]")[0]
 
 
 def imply(document: Document, rules: Rules) -> None:
@@ -142,16 +140,13 @@ def redact_secrets(document: Document, rules: Rules) -> None:
     imply(document, rules)
     holds: Holds = {}
     for leaf in document.leaves:
-        if _secret(leaf, document, rules, holds):
+        if _secret(leaf, _owner(leaf, document, rules, holds)[0], rules):
             redact(leaf)
 
 
-def _secret(leaf: Leaf, document: Document, rules: Rules, holds: Holds) -> bool:
+def _secret(leaf: Leaf, owner: Rule, rules: Rules) -> bool:
     """Whether a leaf's value is shown nowhere: its owner or name says so, or nobody knows its namespace."""
-    if leaf.implied:
-        return False
-    owners = rules.owners(leaf.pattern)
-    return owners.secret or (owners.sole or _owner(leaf, document, rules, holds)[0]).secret
+    return (owner.secret or rules.owners(leaf.pattern).secret) and not leaf.implied
 
 
 def run(document: Document, rules: Rules, context: Context) -> Ledger:
@@ -166,7 +161,12 @@ def _owner(leaf: Leaf, document: Document, rules: Rules, holds: Holds) -> tuple[
     node = leaf.node
     parents = node.parents
     above = len(parents)
-    for rule in rules.owners(leaf.pattern).rules:
+    owners = rules.known.get(leaf.pattern) or rules.owners(leaf.pattern)
+    sole = owners.sole
+    if sole is not None and not leaf.implied:
+        depth = sole.depth
+        return sole, (parents[depth - 1] if depth <= above else node) if depth else document.root
+    for rule in owners.rules:
         depth = rule.depth
         if depth <= above:
             place = parents[depth - 1] if depth else document.root
@@ -245,20 +245,14 @@ class _Run:
         gated = self._gates()
         shut: dict[Node, list[Leaf]] = {}
         groups: dict[tuple[Rule, Node], list[Leaf]] = {}
-        document, rules, holds, known = self.document, self.rules, self.holds, self.rules.known
-        entries, spoken, root = self.ledger.entries, self.ledger.rows, self.document.root
+        document, rules, holds = self.document, self.rules, self.holds
+        entries, spoken = self.ledger.entries, self.ledger.rows
         last, inside = None, None  # the leaves of an element stand together
         for leaf in document.leaves:
-            pattern, node, value, implied = leaf.pattern, leaf.node, leaf.value, leaf.implied
-            owners = known.get(pattern) or rules.owners(pattern)
-            owner = owners.sole
-            if owner is None or implied:
-                owner, place = _owner(leaf, document, rules, holds)
-            else:
-                depth, parents = owner.depth, node.parents
-                place = (parents[depth - 1] if depth <= len(parents) else node) if depth else root
+            node, value, implied = leaf.node, leaf.value, leaf.implied
+            owner, place = _owner(leaf, document, rules, holds)
             row = owner.settled.get(value, owner.settles)
-            if (owners.secret or owner.secret) and not implied:
+            if _secret(leaf, owner, rules):
                 value = REDACTED
                 self.ledger.secrets.append(leaf)
             if gated and node is not last:
@@ -267,7 +261,7 @@ class _Run:
                 entry = Entry(leaf.path, value, gated[inside][0].id, "flag", {}, None, [], implied)
                 _group(shut, inside, leaf)
             elif row is not None:
-                entry = Entry(leaf.path, value, owner.id, row.word, {}, row.said, [], implied)  # type: ignore[arg-type]
+                entry = Entry(leaf.path, value, owner.id, row.word, {}, row.said, [], implied)
                 spoken.append((owner, row))
             else:
                 entry = Entry(leaf.path, value, owner.id, "flag", {}, None, [], implied)
@@ -370,13 +364,12 @@ class _Run:
         self, rule: Rule, node: Node, path: str, value: Any, leaves: Sequence[Leaf], because: str | None
     ) -> None:
         place = self.places.get(path) or self._place(path)
-        pattern, full = place.pattern, place.before
+        pattern = place.pattern
         if pattern not in rule.writes:
             raise Broken(f"writes {pattern}, which its `writes` do not have")
         if rule.secret:
             raise Broken(f"writes the secret {leaves[0].path if leaves else ''}")
-        if place.after is not None:
-            full = f"{full}[{self.key(rule, node)}]{place.after}"
+        full = self._full(rule, node, place)
         if place.needs and (lack := missing(pattern, value, self.target)):
             row = Row("unsupported", "flag", severity=rule.unsupported, because=UNSUPPORTED, remedy=UNSUPPORTED_REMEDY)
             self._flag(rule, row, node, leaves, f"{pattern}: {lack}")
@@ -451,7 +444,7 @@ class _Run:
         # The leaves of an element stand together, those that are implied stand at the end.
         below = itertools.takewhile(lambda leaf: leaf.path.startswith(node.prefix), leaves[node.order - 1 : written])
         for leaf in (*below, *(leaf for leaf in leaves[written:] if leaf.path.startswith(node.prefix))):
-            if not _secret(leaf, self.document, self.rules, self.holds):
+            if not _secret(leaf, _owner(leaf, self.document, self.rules, self.holds)[0], self.rules):
                 yield f"{leaf.pattern}={leaf.value}"
 
     def _full(self, rule: Rule, node: Node, place: Place) -> str:

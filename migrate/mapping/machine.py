@@ -90,13 +90,11 @@ def boot(view: View, context: Context) -> Iterator[Sign]:
 def _boot(leaf: Leaf, node: Node, place: int, context: Context) -> Sign:
     if leaf.value == "fd":
         return flag(leaf, "floppy")
-    on_network = leaf.value == "network"
-    if shut(interface.gate if on_network else disk.gate, node, context):
+    items, gate = ("interfaces", interface.gate) if leaf.value == "network" else ("disks", disk.gate)
+    if shut(gate, node, context):
         return flag(leaf, "not-carried")
-    if on_network:
-        return write(leaf, f"domain.devices.interfaces[interface-{node.index}].bootOrder", place)
-    key = element_key(context.document.text(f"{node.path}.target.dev"), node)
-    return write(leaf, f"domain.devices.disks[{key}].bootOrder", place)
+    key = element_key(context.document.text(f"{node.path}.target.dev") if items == "disks" else "", node)
+    return write(leaf, f"domain.devices.{items}[{key}].bootOrder", place)
 
 
 def _first(kind: str, context: Context) -> Node | None:

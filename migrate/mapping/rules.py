@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from migrate.data import data_path
-from migrate.model import SEVERITIES, Refused
+from migrate.model import SEVERITIES, Fate, Refused
 from migrate.site import nearest
 
 QUIET = ("default", "ignore")
@@ -44,6 +44,7 @@ TEXT_KEYS = (
     *("default", "ignore", "flag", "call", "on", "write"),
 )
 ROW_KEYS = ("write", "flag", "because", "remedy", "default", "ignore", "source")
+WORDS: tuple[Fate, ...] = ("write", "default", "ignore")
 UNKNOWN = "unknown"
 SECRET_NAMES = ("passwd", "password", "passphrase", "adminpass", "token", "ticket")
 
@@ -56,7 +57,7 @@ class Row:
     """
 
     id: str
-    word: str
+    word: Fate
     write: str | None = None
     severity: str | None = None
     because: str | None = None
@@ -465,7 +466,7 @@ def _row(name: str, row: Any, remedy: str, place: str) -> Row:
     _strict(row, ROW_KEYS, place)
     if "flag" in row:
         return _flag_row(name, row, remedy, place)
-    words = [word for word in ("write", "default", "ignore") if word in row]
+    words = [word for word in WORDS if word in row]
     if len(words) != 1:
         raise Refused(f"{place}: give one of write, default, ignore, flag")
     if words[0] == "default" and not row.get("source"):

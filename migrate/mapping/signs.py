@@ -58,7 +58,7 @@ def ignore(leaves: Leaf | Iterable[Leaf], because: str) -> Sign:
     return Sign("ignore", _leaves(leaves), because=because)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, frozen=True)
 class Context:
     """What is true of the whole VM while its rules run. `disks` are the source's facts by target dev.
 
@@ -79,10 +79,12 @@ class Context:
     known: dict[Callable[[Context], Any], Any] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        text = self.document.text
-        self.arch, self.osinfo = text("os.type.arch"), text(f"{OSINFO}[0].id") or text(f"{OSINFO}.id")
-        self.instancetype = self.site.instancetype(self.osinfo) if self.site.instancetypes else None
-        self.preference = self.site.preference(self.osinfo) if self.site.preferences else None
+        text, site = self.document.text, self.site
+        osinfo = text(f"{OSINFO}[0].id") or text(f"{OSINFO}.id")
+        object.__setattr__(self, "arch", text("os.type.arch"))
+        object.__setattr__(self, "osinfo", osinfo)
+        object.__setattr__(self, "instancetype", site.instancetype(osinfo))
+        object.__setattr__(self, "preference", site.preference(osinfo))
 
     def once(self, find: Callable[[Context], T]) -> T:
         """What a function finds in the whole domain, looked for once."""

@@ -27,8 +27,6 @@ MANY = 2**31
 OF_LABELS = {"In": (1, MANY), "NotIn": (1, MANY), "Exists": (0, 0), "DoesNotExist": (0, 0)}
 OF_NODES = OF_LABELS | {"Gt": (1, 1), "Lt": (1, 1)}
 OF_FIELDS = {"In": (1, 1), "NotIn": (1, 1)}
-SCHEDULING = {"affinity", "topologySpreadConstraints", "nodeSelector", "tolerations"}
-DNS = {"dnsConfig", "dnsPolicy"}
 CORRECT = "Correct it, or leave it out."
 HANDLERS = ("httpGet", "tcpSocket", "exec", "guestAgentPing")
 # Annotations with the feature gate that they need.
@@ -40,8 +38,6 @@ GATED = {
 
 def of_scheduling(every: Spec) -> Iterator[Refusal]:
     """Affinity, spreading, node selector and tolerations."""
-    if SCHEDULING.isdisjoint(every.spec):
-        return
     affinity = every.spec.get("affinity", {})
     problems = [*_node_affinity(affinity.get("nodeAffinity", {}), "affinity.nodeAffinity")]
     for kind in ("podAffinity", "podAntiAffinity"):
@@ -168,8 +164,6 @@ def of_probes(every: Spec) -> Iterator[Refusal]:
 
 def of_dns(every: Spec) -> Iterator[Refusal]:
     """DNS of the pod, as Kubernetes limits it."""
-    if DNS.isdisjoint(every.spec):
-        return
     config = every.spec.get("dnsConfig", {})
     servers, searches = config.get("nameservers", []), config.get("searches", [])
     if every.spec.get("dnsPolicy") == "None" and not servers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -36,30 +36,42 @@ class Refusal(NamedTuple):
     remedy: str
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Spec:
-    """A VM with the parts that most checks look at.
-
-    `disks` has those too that KubeVirt adds for volumes that nothing uses; `nics` are the network interfaces.
-    """
+    """A VM with the parts that most checks look at."""
 
     vm: Manifest
     spec: Manifest
     domain: Manifest
     target: Target
     arch: str
-    devices: Manifest = field(init=False)
-    volumes: list[Manifest] = field(init=False)
-    networks: list[Manifest] = field(init=False)
-    nics: list[Manifest] = field(init=False)
-    disks: list[Manifest] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.volumes, self.networks = self.spec.get("volumes", []), self.spec.get("networks", [])
-        self.devices = self.domain.get("devices", {})
-        self.nics, disks = self.devices.get("interfaces", []), self.devices.get("disks", [])
+    @property
+    def devices(self) -> Manifest:
+        """The devices of the domain."""
+        return self.domain.get("devices", {})
+
+    @property
+    def volumes(self) -> list[Manifest]:
+        """The volumes of the VM."""
+        return self.spec.get("volumes", [])
+
+    @property
+    def disks(self) -> list[Manifest]:
+        """The disks, with those that KubeVirt adds for volumes that nothing uses."""
+        disks = self.devices.get("disks", [])
         used = {device.get("name") for device in (*disks, *self.devices.get("filesystems", []))}
-        self.disks = disks + [{"name": name} for volume in self.volumes if (name := volume.get("name")) not in used]
+        return disks + [{"name": name} for volume in self.volumes if (name := volume.get("name")) not in used]
+
+    @property
+    def nics(self) -> list[Manifest]:
+        """The network interfaces."""
+        return self.devices.get("interfaces", [])
+
+    @property
+    def networks(self) -> list[Manifest]:
+        """The networks."""
+        return self.spec.get("networks", [])
 
     @property
     def on_pod_network(self) -> bool:

@@ -15,7 +15,7 @@ from migrate.target.vocabulary import API_VERSIONS, TEMPLATE, Target, lacks, nee
 def refused(vm: Manifest, target: Target, arch: str) -> list[Refusal]:
     """The values of a VM of that architecture that stand against a row, and the fields that the target lacks."""
     found: list[Refusal] = []
-    _walk(_trie(target, arch), vm, ["VirtualMachine"], found)
+    _walk(_trie(target, arch), vm, ("VirtualMachine",), found)
     return found
 
 
@@ -63,7 +63,7 @@ def _bad(row: dict[str, Any]) -> Callable[[Any], bool]:
         least, most = row["least"], row.get("most", 2**63)
         return lambda value: isinstance(value, int) and not least <= value <= most
     if "text" in row:
-        allowed = lru_cache(maxsize=1000)(re.compile(row["text"]).fullmatch)
+        allowed = re.compile(row["text"]).fullmatch
         return lambda value: isinstance(value, str) and not allowed(value)
     return lambda value: True
 
@@ -74,8 +74,7 @@ def _is(wanted: str | None) -> Callable[[Any], bool]:
     return lambda value: (str(value).lower() if isinstance(value, bool) else str(value)) == wanted
 
 
-def _walk(trie: Trie, value: Any, trail: list[str], found: list[Refusal]) -> None:
-    """Adds what is refused of a value and below it. `trail` leads there, and is as long afterwards as before."""
+def _walk(trie: Trie, value: Any, trail: tuple[str, ...], found: list[Refusal]) -> None:
     for bad, name, because, remedy in trie.checks:
         if bad(value):
             shown = f": {value:.80}" if isinstance(value, str) else f": {value}" if isinstance(value, int) else ""
@@ -83,19 +82,15 @@ def _walk(trie: Trie, value: Any, trail: list[str], found: list[Refusal]) -> Non
             found.append(Refusal(path, name, f"{because}{shown}.", remedy))
     if not isinstance(value, dict):
         return
-    known = trie.below
     for name, inner in value.items():
-        below = known.get(name)
+        below = trie.below.get(name)
         if below is None or inner is None:
             continue
-        trail.append(name)
         if isinstance(inner, list):
             for position, item in enumerate(inner):
-                trail[-1] = f"{name}[{_key(item, position)}]"
-                _walk(below, item, trail, found)
+                _walk(below, item, (*trail, f"{name}[{_key(item, position)}]"), found)
         else:
-            _walk(below, inner, trail, found)
-        trail.pop()
+            _walk(below, inner, (*trail, name), found)
 
 
 def _key(item: Any, position: int) -> Any:
