@@ -162,7 +162,7 @@ class Finding:
     ended: Waiver | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Entry:
     """What became of one leaf of the source document. `writes` maps target paths to the values written there."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def _rows(known: Rule) -> list[Row]:
 
 
 def _row_data(row: Row) -> dict[str, Any]:
-    data = {name: getattr(row, name) for name in Row.__slots__}
+    data = {known.name: getattr(row, known.name) for known in fields(row) if known.init and known.name != "rule"}
     return {name: value for name, value in data.items() if value}
 
 

@@ -142,9 +142,12 @@ def _flags(book: Ledger, live: Ledger) -> Iterator[Difference]:
     """
 
     def findings(each: Ledger) -> list[tuple[tuple[str, str, str], str, str]]:
-        gates = {rule.id for rule, _ in each.rows if rule.form == "gate"}
         return [
-            ((item.id, INDEX.sub("", entry.path), item.because if item.rule in gates else value), entry.path, value)
+            (
+                (item.id, INDEX.sub("", entry.path), item.because if item.rule in each.gates else value),
+                entry.path,
+                value,
+            )
             for entry in each.entries
             for item in entry.findings
             for value in [item.value or ""]

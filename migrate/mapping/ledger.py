@@ -11,13 +11,13 @@ from operator import attrgetter, itemgetter
 from typing import Any
 
 from migrate.mapping.paths import Document, Leaf, Node, printable, redact
-from migrate.mapping.rules import UNKNOWN, GainRule, Implied, Row, Rule, Rules
+from migrate.mapping.rules import QUIET, UNKNOWN, GainRule, Implied, Owners, Row, Rule, Rules
 from migrate.mapping.signs import Context, Sign, View
 from migrate.model import REDACTED, Entry, Finding, Gain, short_hash
 from migrate.target.vocabulary import Target, cast, missing, needs_more
 
 NO_KEY = re.compile("[^a-z0-9]+")
-SETTLED = "settled"  # the word of a leaf of which nothing more can be said
+UNSIGNED: Any = ""  # of a leaf whose owner has not spoken yet
 INTERNAL_REMEDY = "Report it with the domain XML and the rule's name; the other VMs are not touched by it."
 
 
@@ -30,18 +30,18 @@ class Broken(Exception):
 
 @dataclass(slots=True)
 class Write:
-    """One value at one target path, by which rule, at which place of the source order, from the leaves of `entries`."""
+    """One value at one target path, by which rule, at which place of the source order, from which leaves."""
 
     path: str
     value: Any
     rule: str
     order: int
-    entries: list[Entry] = field(default_factory=list)
+    leaves: Sequence[Entry] = ()
 
     @property
     def leaf(self) -> str:
         """The path of the first leaf that the value comes from, nothing where it comes from none."""
-        return self.entries[0].path if self.entries else ""
+        return self.leaves[0].path if self.leaves else ""
 
     @property
     def key(self) -> str:
@@ -81,21 +81,18 @@ class Writes(dict[str, Write]):
 class Ledger:
     """Everything that became of one document: an entry for each leaf, the writes, and what no leaf caused.
 
-    `secrets` are the leaves whose value is shown nowhere.
+    `rows` are those that spoke, `gates` the rules that shut out elements, `secrets` the leaves whose value is shown
+    nowhere.
     """
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: Sequence[Entry] = ()
     findings: list[Finding] = field(default_factory=list)
     gains: list[Gain] = field(default_factory=list)
     writes: Writes = field(default_factory=Writes)
     internal: bool = False
-    rows: list[tuple[Rule, Row]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    gates: set[str] = field(default_factory=set)
     secrets: list[Leaf] = field(default_factory=list, repr=False)
-
-    @property
-    def reached(self) -> set[str]:
-        """The rows that spoke, as rule/row."""
-        return {f"{rule.id}/{row.id}" for rule, row in self.rows}
 
     def ordered(self) -> list[Write]:
         """The writes in source order: an item of a list stands where the element stands that its name comes from."""
@@ -139,14 +136,10 @@ def redact_secrets(document: Document, rules: Rules) -> None:
     """Puts `(redacted)` in place of every secret in the tree that the document was read from."""
     imply(document, rules)
     holds: Holds = {}
-    for leaf in document.leaves:
-        if _secret(leaf, _owner(leaf, document, rules, holds)[0], rules):
+    for leaf in document.leaves[: document.written]:
+        owners = rules.owners(leaf.pattern)
+        if owners.wary and owners.hides(_owner(leaf, owners, document, holds), leaf.value):
             redact(leaf)
-
-
-def _secret(leaf: Leaf, owner: Rule, rules: Rules) -> bool:
-    """Whether a leaf's value is shown nowhere: its owner or name says so, or nobody knows its namespace."""
-    return (owner.secret or rules.owners(leaf.pattern).secret) and not leaf.implied
 
 
 def run(document: Document, rules: Rules, context: Context) -> Ledger:
@@ -157,26 +150,23 @@ def run(document: Document, rules: Rules, context: Context) -> Ledger:
     return _Run(document, rules, context).all()
 
 
-def _owner(leaf: Leaf, document: Document, rules: Rules, holds: Holds) -> tuple[Rule, Node]:
-    node = leaf.node
-    parents = node.parents
-    above = len(parents)
-    owners = rules.known.get(leaf.pattern) or rules.owners(leaf.pattern)
-    sole = owners.sole
-    if sole is not None and not leaf.implied:
-        depth = sole.depth
-        return sole, (parents[depth - 1] if depth <= above else node) if depth else document.root
+def _owner(leaf: Leaf, owners: Owners, document: Document, holds: Holds) -> Rule:
+    """The rule that owns a leaf of those that can."""
+    if owners.sole and not leaf.implied:
+        return owners.sole
     for rule in owners.rules:
-        depth = rule.depth
-        if depth <= above:
-            place = parents[depth - 1] if depth else document.root
-        elif depth == above + 1 and node is not document.root:
-            place = node
-        else:
-            continue
-        if not rule.where or _holds(rule, place, document, holds):
-            return rule, place
+        node = _element(rule, leaf.node, document)
+        if node and (not rule.where or _holds(rule, node, document, holds)):
+            return rule
     raise LookupError(f"no rule owns {leaf.pattern}: the rule `{UNKNOWN}` is missing")
+
+
+def _element(rule: Rule, node: Node, document: Document) -> Node | None:
+    """The element of a rule's depth that is or holds a node; None where the node is not so deep."""
+    depth, above = rule.depth, len(node.parents)
+    if depth > above:
+        return node if depth == above + 1 and node is not document.root else None
+    return node.parents[depth - 1] if depth else document.root
 
 
 def _holds(rule: Rule, node: Node, document: Document, known: Holds) -> bool:
@@ -216,7 +206,7 @@ def _inside(node: Node, gated: Mapping[Node, Any]) -> Node | None:
 
 def _group(groups: dict[Any, list[Leaf]], key: Any, leaf: Leaf) -> None:
     """Adds a leaf to its group. All leaves of a group have the one key object, not the list, which would be a cycle."""
-    leaf.word = ""
+    leaf.fate = UNSIGNED
     others = groups.get(key)
     if others is None:
         groups[key], leaf.group = [leaf], key
@@ -234,7 +224,7 @@ class _Run:
         self.context = context
         self.target = context.target
         self.places = _places(context.target)
-        self.ledger = Ledger()
+        self.ledger = Ledger(document.leaves)
         self.vm_id = context.vm.id
         self.holds: Holds = {}
         self.said: dict[Node, str] = {}
@@ -245,31 +235,29 @@ class _Run:
         gated = self._gates()
         shut: dict[Node, list[Leaf]] = {}
         groups: dict[tuple[Rule, Node], list[Leaf]] = {}
-        document, rules, holds = self.document, self.rules, self.holds
-        entries, spoken = self.ledger.entries, self.ledger.rows
+        document, rules, known, spoken = self.document, self.rules, self.rules.known, self.ledger.rows
         last, inside = None, None  # the leaves of an element stand together
         for leaf in document.leaves:
-            node, value, implied = leaf.node, leaf.value, leaf.implied
-            owner, place = _owner(leaf, document, rules, holds)
-            row = owner.settled.get(value, owner.settles)
-            if _secret(leaf, owner, rules):
-                value = REDACTED
+            node = leaf.node
+            owners = known.get(leaf.pattern) or rules.owners(leaf.pattern)
+            owner = _owner(leaf, owners, document, self.holds)
+            if owners.wary and not leaf.implied and owners.hides(owner, leaf.value):
+                leaf.value = REDACTED
                 self.ledger.secrets.append(leaf)
+            leaf.rule, row = owner.id, owner.settled.get(leaf.value, owner.settles)
             if gated and node is not last:
                 last, inside = node, _inside(node, gated)
             if inside:
-                entry = Entry(leaf.path, value, gated[inside][0].id, "flag", {}, None, [], implied)
+                leaf.rule = gated[inside][0].id
                 _group(shut, inside, leaf)
             elif row is not None:
-                entry = Entry(leaf.path, value, owner.id, row.word, {}, row.said, [], implied)
-                spoken.append((owner, row))
+                leaf.fate, leaf.because = row.word, row.said
+                spoken.append(row)
             else:
-                entry = Entry(leaf.path, value, owner.id, "flag", {}, None, [], implied)
-                _group(groups, (owner, place), leaf)
-            leaf.entry = entry
-            entries.append(entry)
+                _group(groups, (owner, _element(owner, node, document)), leaf)
         for node, closed in shut.items():
             rule, gate_row, detail = gated[node]
+            self.ledger.gates.add(rule.id)
             self._flag(rule, gate_row, node, closed, detail)
         for group, leaves in groups.items():
             self._apply(group, leaves)
@@ -334,11 +322,11 @@ class _Run:
             else:
                 self._settle(sign)
         for leaf in leaves:
-            if not leaf.word:
+            if not leaf.fate:
                 raise Broken(f"says nothing of {leaf.path}")
 
     def _sign(self, rule: Rule, node: Node, leaf: Leaf, row: Row) -> None:
-        self.ledger.rows.append((rule, row))
+        self.ledger.rows.append(row)
         if row.word == "write" or row.write is not None:
             text = leaf.value if rule.form == "copy" else row.write
             for pattern in rule.writes:
@@ -347,7 +335,7 @@ class _Run:
                 except ValueError as error:
                     if rule.form != "copy":
                         raise
-                    cast = Row("cast", "flag", severity="blocker", because=CAST, remedy=CAST_REMEDY)
+                    cast = Row(rule.id, "cast", "flag", severity="blocker", because=CAST, remedy=CAST_REMEDY)
                     self._flag(rule, cast, node, (leaf,), str(error))
                     return
                 self._write(rule, node, pattern, value, (leaf,), row.because)
@@ -356,9 +344,9 @@ class _Run:
 
     def _settle(self, sign: Sign) -> None:
         for leaf in sign.leaves:
-            if leaf.word:
+            if leaf.fate:
                 raise Broken(f"says two things of {leaf.path}")
-            leaf.word, leaf.entry.fate, leaf.entry.because = SETTLED, sign.word, sign.because
+            leaf.fate, leaf.because = sign.word, sign.because
 
     def _write(
         self, rule: Rule, node: Node, path: str, value: Any, leaves: Sequence[Leaf], because: str | None
@@ -371,46 +359,42 @@ class _Run:
             raise Broken(f"writes the secret {leaves[0].path if leaves else ''}")
         full = self._full(rule, node, place)
         if place.needs and (lack := missing(pattern, value, self.target)):
-            row = Row("unsupported", "flag", severity=rule.unsupported, because=UNSUPPORTED, remedy=UNSUPPORTED_REMEDY)
+            lost = {"because": UNSUPPORTED, "remedy": UNSUPPORTED_REMEDY}
+            row = Row(rule.id, "unsupported", "flag", severity=rule.unsupported, **lost)
             self._flag(rule, row, node, leaves, f"{pattern}: {lack}")
             return
         writes = self.ledger.writes
         if full in writes:
             raise Broken(f"writes {full}, which rule {writes[full].rule} wrote")
-        entries = [leaf.entry for leaf in leaves]
-        writes.add(Write(full, value, rule.id, node.order, entries), pattern)
+        writes.add(Write(full, value, rule.id, node.order, leaves), pattern)
         for leaf in leaves:
-            word, entry = leaf.word, leaf.entry
-            if word is SETTLED:
+            if leaf.fate in QUIET:
                 raise Broken(f"says two things of {leaf.path}")
-            entry.writes[full] = value
-            if word != "flag":
-                leaf.word = entry.fate = "write"
-            entry.because = entry.because or because
+            leaf.writes[full] = value
+            leaf.fate = leaf.fate or "write"
+            leaf.because = leaf.because or because
 
     def _flag(self, rule: Rule, row: Row, node: Node, leaves: Sequence[Leaf], detail: str | None) -> None:
-        self.ledger.rows.append((rule, row))
+        self.ledger.rows.append(row)
         because = f"{row.sentence[:-1]} ({printable(detail, 500)})." if detail else row.sentence
         for leaf in leaves:
-            if leaf.word is SETTLED:
+            if leaf.fate in QUIET:
                 raise Broken(f"says two things of {leaf.path}")
-            leaf.word = leaf.entry.fate = "flag"
-            leaf.entry.because = because
+            leaf.fate, leaf.because = "flag", because
         if not leaves:
             raise Broken(f"flags {row.id} of no leaf")
-        entries = [leaf.entry for leaf in leaves]
-        entries[0].findings.append(self._finding(rule, row, node, entries, because))
+        leaves[0].findings.append(self._finding(rule, row, node, leaves, because))
 
-    def _finding(self, rule: Rule, row: Row, node: Node, entries: list[Entry], because: str) -> Finding:
-        name, entry = f"{rule.id}/{row.id}", entries[0]
+    def _finding(self, rule: Rule, row: Row, node: Node, leaves: Sequence[Leaf], because: str) -> Finding:
+        first = leaves[0]
         return Finding(
-            id=name,
-            key=short_hash(self.vm_id, name, self._device(rule, node, entry)),
+            id=row.name,
+            key=short_hash(self.vm_id, row.name, self._device(rule, node, first)),
             rule=rule.id,
             severity=row.severity,  # type: ignore[arg-type]
-            path=entry.path,
-            value=_values(node, entries),
-            target=next(iter(entry.writes), None) or self._meant(rule, node),
+            path=first.path,
+            value=_values(node, leaves),
+            target=next(iter(first.writes), None) or self._meant(rule, node),
             because=because,
             remedy=row.remedy,
         )
@@ -428,24 +412,23 @@ class _Run:
             self.places[path] = found
         return found
 
-    def _device(self, rule: Rule, node: Node, entry: Entry) -> str:
+    def _device(self, rule: Rule, node: Node, leaf: Leaf) -> str:
         """What names the element on the source whatever its position: its identity leaf, else all that it says."""
-        pattern = _pattern(entry.path)
+        pattern = _pattern(leaf.path)
         if not node.path:
-            return f"{pattern}={entry.value}"
+            return f"{pattern}={leaf.value}"
         identity = self.document.text(f"{node.path}.{rule.identity}") if rule.identity else ""
         if not identity:
             identity = self.said.get(node) or self.said.setdefault(node, "\n".join(sorted(self._said(node))))
         return f"{pattern}@{identity}"
 
     def _said(self, node: Node) -> Iterator[str]:
-        """What an element says, less its secrets: a hash of a weak one would give it away."""
+        """What an element says."""
         leaves, written = self.document.leaves, self.document.written
         # The leaves of an element stand together, those that are implied stand at the end.
         below = itertools.takewhile(lambda leaf: leaf.path.startswith(node.prefix), leaves[node.order - 1 : written])
         for leaf in (*below, *(leaf for leaf in leaves[written:] if leaf.path.startswith(node.prefix))):
-            if not _secret(leaf, _owner(leaf, self.document, self.rules, self.holds)[0], self.rules):
-                yield f"{leaf.pattern}={leaf.value}"
+            yield f"{leaf.pattern}={leaf.value}"
 
     def _full(self, rule: Rule, node: Node, place: Place) -> str:
         after = place.after
@@ -484,12 +467,11 @@ class _Run:
     def _break(self, rule: Rule, node: Node, leaves: Iterable[Leaf], error: Exception) -> None:
         finding = self._broken(rule.id, node.pattern, error)
         for leaf in leaves:
-            entry = leaf.entry
-            entry.writes, entry.findings = {}, []
-            entry.fate, entry.because = "flag", finding.because
+            leaf.writes, leaf.findings = {}, []
+            leaf.fate, leaf.because = "flag", finding.because
             if finding.path is None:
-                finding.path, finding.value = entry.path, entry.value
-                entry.findings = [finding]
+                finding.path, finding.value = leaf.path, leaf.value
+                leaf.findings = [finding]
                 self.ledger.findings.remove(finding)
 
     def _gains(self) -> None:
@@ -530,12 +512,12 @@ CAST = "The value is not of the kind that KubeVirt's field holds"
 CAST_REMEDY = "Correct the value in the source domain."
 
 
-def _values(node: Node, entries: list[Entry]) -> str:
+def _values(node: Node, leaves: Sequence[Leaf]) -> str:
     """What the source says of a finding: the leaf's value, or of several leaves `name=value` each."""
-    said = entries if len(entries) == 1 else [entry for entry in entries if not entry.implied] or entries
+    said = leaves if len(leaves) == 1 else [leaf for leaf in leaves if not leaf.implied] or leaves
     if len(said) == 1:
         return said[0].value
-    return ", ".join(f"{entry.path.removeprefix(node.prefix)}={entry.value}" for entry in said)
+    return ", ".join(f"{leaf.path.removeprefix(node.prefix)}={leaf.value}" for leaf in said)
 
 
 @lru_cache(maxsize=20_000)

@@ -15,12 +15,16 @@ DEVICES = {
 DATA = {"acpitable", "smbios", "fw_cfg"}
 
 
+def added(argument: str) -> bool:
+    """Whether an argument is the name of an option that adds something, which holds no secret."""
+    return argument[:1] == "-" and argument.lstrip("-") in DEVICES | DATA
+
+
 def arguments(view: View, context: Context) -> Iterator[Sign]:
     """Whether arguments add something to the guest or only tune it; which options add, without what they say."""
-    options = {leaf.value.lstrip("-") for leaf in view.owned if leaf.node.tag == "qemu:arg" and leaf.value[:1] == "-"}
-    added = sorted(options & DEVICES)
-    if added:
-        yield flag(view.owned, "devices", ", ".join(f"-{option}" for option in added))
+    options = {leaf.value.lstrip("-") for leaf in view.owned if leaf.node.tag == "qemu:arg" and added(leaf.value)}
+    if devices := sorted(options & DEVICES):
+        yield flag(view.owned, "devices", ", ".join(f"-{option}" for option in devices))
     elif data := sorted(options & DATA):
         yield flag(view.owned, "data", ", ".join(f"-{option}" for option in data))
     else:

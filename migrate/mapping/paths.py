@@ -77,18 +77,15 @@ class Node:
         return (*self.parents, self) if self.pattern else ()
 
 
-class Leaf:
-    """An attribute (named by `attribute`), a text or a bare element, with its element.
+class Leaf(Entry):
+    """An attribute (named by `attribute`), a text or a bare element, with its element: an entry of a ledger to be.
 
-    While rules run it has its `entry` in the ledger, the key of the `group` of leaves that its owner speaks of at once,
-    and the `word` that was said of it.
+    `group` is the key of the group of leaves that its owner speaks of at once.
     """
 
-    __slots__ = ("attribute", "entry", "group", "implied", "node", "path", "pattern", "value", "word")
+    __slots__ = ("attribute", "group", "node", "pattern")
 
-    entry: Entry
     group: object
-    word: str
 
     def __init__(
         self, path: str, pattern: str, value: str, node: Node, attribute: str | None = None, implied: bool = False
@@ -99,6 +96,9 @@ class Leaf:
         self.node = node
         self.attribute = attribute
         self.implied = implied
+        self.writes = {}
+        self.because = None
+        self.findings = []
 
     @property
     def foreign(self) -> bool:

@@ -35,13 +35,14 @@ RULE_KEYS = (
     "otherwise",
     "flags",
     "secret",
+    "shown",
     "unsupported",
     *FORMS,
 )
 GATE_KEYS = ("id", "where", "reads", "why", "examples", "because", "remedy", "on", "values", "flag", "call", "flags")
 TEXT_KEYS = (
     *("id", "each", "key", "identity", "why", "because", "remedy", "source"),
-    *("default", "ignore", "flag", "call", "on", "write"),
+    *("default", "ignore", "flag", "call", "shown", "on", "write"),
 )
 ROW_KEYS = ("write", "flag", "because", "remedy", "default", "ignore", "source")
 WORDS: tuple[Fate, ...] = ("write", "default", "ignore")
@@ -51,11 +52,13 @@ SECRET_NAMES = ("passwd", "password", "passphrase", "adminpass", "token", "ticke
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a rule says of one value: `write` is the target's value, `severity` that of a finding, `id` its name.
+    """What the rule `rule` says of one value: `write` is the target's value, `severity` that of a finding.
 
-    `said` is the reason with its source, `sentence` the reason as a finding gives it.
+    `id` is its name in the rule, `name` that in a ledger, `said` the reason with its source, `sentence` the reason as a
+    finding gives it.
     """
 
+    rule: str
     id: str
     word: Fate
     write: str | None = None
@@ -63,10 +66,12 @@ class Row:
     because: str | None = None
     remedy: str = ""
     source: str = ""
+    name: str = field(init=False, compare=False, repr=False)
     said: str | None = field(init=False, compare=False, repr=False)
     sentence: str = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", f"{self.rule}/{self.id}")
         object.__setattr__(self, "said", f"{self.because} ({self.source})" if self.source else self.because)
         object.__setattr__(self, "sentence", (self.because or "").rstrip(".") + ".")
 
@@ -76,7 +81,8 @@ class Rule:
     """One rule of a family of elements (`each`, empty for the domain itself) under its `where`.
 
     `patterns` are full leaf patterns. `rows` holds the table of `values`, the `flags` of a `call`, and the single
-    row of the other forms under the name of the form. `settled` are the rows that settle a leaf of a value with a word
+    row of the other forms under the name of the form. A `secret` rule's values are shown nowhere but for those that
+    `shown` says true of. `settled` are the rows that settle a leaf of a value with a word
     alone, None where there is more to do, `settles` that of the values that it lacks.
     """
 
@@ -97,6 +103,7 @@ class Rule:
     call: str | None = None
     on: str | None = None
     secret: bool = False
+    shown: Callable[[str], bool] | None = None
     unsupported: str = "warning"
     depth: int = 0
     order: int = 0
@@ -134,12 +141,17 @@ class Owners:
     """The rules that match a leaf pattern, most specific first; the first whose `where` holds owns the leaf.
 
     `sole` is the one that owns every leaf of the pattern which stands in the document. `secret` says that the leaf's
-    name is that of a secret.
+    name is that of a secret, `wary` that this or one of the rules makes it one.
     """
 
     rules: tuple[Rule, ...]
     sole: Rule | None
     secret: bool
+    wary: bool
+
+    def hides(self, rule: Rule, value: str) -> bool:
+        """Whether a value that stands in the document and that one of the rules owns is shown nowhere."""
+        return self.secret or (rule.secret and not (rule.shown and rule.shown(value)))
 
 
 @dataclass(slots=True)
@@ -166,7 +178,9 @@ class Rules:
             first = ranked[0] if ranked else None
             # A rule that is as deep as the leaf owns an element's text and no attribute of the name.
             sole = first if first and not first.where and first.depth < len(segments) else None
-            found = self.known[pattern] = Owners(tuple(ranked), sole, _names_secret(segments[-1]))
+            secret = _names_secret(segments[-1])
+            wary = secret or any(rule.secret for rule in ranked)
+            found = self.known[pattern] = Owners(tuple(ranked), sole, secret, wary)
         return found
 
     def ties(self, pattern: str) -> list[tuple[str, str]]:
@@ -378,6 +392,7 @@ def _rule(item: Any, header: dict[str, Any], where: Any, path: Path) -> Rule:
         why=item.get("why", ""),
         examples=_list(item.get("examples", []), place),
         secret=_boolean(item.get("secret", "false"), place),
+        shown=_function(item["shown"], place) if "shown" in item else None,
         unsupported=_severity(item.get("unsupported", "warning"), place),
         **header,
     )
@@ -400,27 +415,29 @@ def _fill(rule: Rule, item: dict[str, Any], place: str) -> None:
         if len(rule.writes) > 1:
             raise Refused(f"{place}: `values` writes one target path; write more with `call`")
         rows = _strict_mapping(item["values"], place)
-        rule.rows = {value: _row(value, row, remedy, f"{place}: values {value}") for value, row in rows.items()}
+        rule.rows = {value: _row(rule, value, row, remedy, f"{place}: values {value}") for value, row in rows.items()}
         if "otherwise" not in item:
             raise Refused(f"{place}: `values` needs `otherwise` for values that the table lacks")
-        rule.otherwise = _row("otherwise", item["otherwise"], remedy, f"{place}: otherwise")
+        rule.otherwise = _row(rule, "otherwise", item["otherwise"], remedy, f"{place}: otherwise")
         if not rule.writes and any(row.write is not None for row in (*rule.rows.values(), rule.otherwise)):
             raise Refused(f"{place}: a row writes, so `writes` names the target path")
     elif rule.form == "copy":
-        rule.rows = {"copy": Row("copy", "write", because=item.get("because"))}
+        rule.rows = {"copy": Row(rule.id, "copy", "write", because=item.get("because"))}
     elif rule.form == "flag":
-        rule.rows = {"always": _flag_row("always", {**item, "remedy": remedy}, remedy, place)}
+        rule.rows = {"always": _flag_row(rule, "always", {**item, "remedy": remedy}, remedy, place)}
     elif rule.form == "default":
         if not item.get("source"):
             raise Refused(f"{place}: `default` cites its `source`")
-        rule.rows = {"default": Row("default", "default", because=item["default"], source=item["source"])}
+        rule.rows = {"default": Row(rule.id, "default", "default", because=item["default"], source=item["source"])}
     elif rule.form == "ignore":
-        rule.rows = {"ignore": Row("ignore", "ignore", because=item["ignore"])}
+        rule.rows = {"ignore": Row(rule.id, "ignore", "ignore", because=item["ignore"])}
     else:
         rule.call = item["call"]
         rows = _strict_mapping(item.get("flags", {}), place)
-        rule.rows = {name: _flag_row(name, row, remedy, f"{place}: flags {name}") for name, row in rows.items()}
+        rule.rows = {name: _flag_row(rule, name, row, remedy, f"{place}: flags {name}") for name, row in rows.items()}
         rule.function = _function(rule.call, place)
+    if rule.shown and not rule.secret:
+        raise Refused(f"{place}: `shown` goes with `secret`")
     if rule.form != "call" and "flags" in item:
         raise Refused(f"{place}: `flags` goes with `call`")
 
@@ -449,38 +466,40 @@ def _gate(item: Any, header: dict[str, Any], where: Any, path: Path) -> Rule:
             raise Refused(f"{place}: `values` of a gate needs `on`, the leaf whose value it tells apart")
         rule.on = item["on"]
         rows = _strict_mapping(item["values"], place)
-        rule.rows = {value: _flag_row(value, row, remedy, f"{place}: values {value}") for value, row in rows.items()}
+        rule.rows = {
+            value: _flag_row(rule, value, row, remedy, f"{place}: values {value}") for value, row in rows.items()
+        }
     elif always:
-        rule.rows = {"always": _flag_row("always", item, remedy, place)}
+        rule.rows = {"always": _flag_row(rule, "always", item, remedy, place)}
     else:
         rule.call = item["call"]
         rows = _strict_mapping(item.get("flags", {}), place)
-        rule.rows = {key: _flag_row(key, row, remedy, f"{place}: flags {key}") for key, row in rows.items()}
+        rule.rows = {key: _flag_row(rule, key, row, remedy, f"{place}: flags {key}") for key, row in rows.items()}
         rule.function = _function(rule.call, place)
     return rule
 
 
-def _row(name: str, row: Any, remedy: str, place: str) -> Row:
+def _row(rule: Rule, name: str, row: Any, remedy: str, place: str) -> Row:
     if isinstance(row, str):
-        return Row(name, "write", write=row)
+        return Row(rule.id, name, "write", write=row)
     _strict(row, ROW_KEYS, place)
     if "flag" in row:
-        return _flag_row(name, row, remedy, place)
+        return _flag_row(rule, name, row, remedy, place)
     words = [word for word in WORDS if word in row]
     if len(words) != 1:
         raise Refused(f"{place}: give one of write, default, ignore, flag")
     if words[0] == "default" and not row.get("source"):
         raise Refused(f"{place}: `default` cites its `source`")
     because = row.get("because") if words[0] == "write" else row[words[0]]
-    return Row(name, words[0], write=row.get("write"), because=because, source=row.get("source", ""))
+    return Row(rule.id, name, words[0], write=row.get("write"), because=because, source=row.get("source", ""))
 
 
-def _flag_row(name: str, row: Any, remedy: str, place: str) -> Row:
+def _flag_row(rule: Rule, name: str, row: Any, remedy: str, place: str) -> Row:
     severity = _severity(row.get("flag"), place)
     remedy = row.get("remedy") or remedy
     if not row.get("because") or not remedy:
         raise Refused(f"{place}: a flag needs `because` (what happens to the guest) and `remedy` (what to do)")
-    return Row(name, "flag", write=row.get("write"), severity=severity, because=row["because"], remedy=remedy)
+    return Row(rule.id, name, "flag", write=row.get("write"), severity=severity, because=row["because"], remedy=remedy)
 
 
 def _function(name: str, place: str) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from lxml import etree
 from migrate import site as sites
 from migrate.mapping import ledger, vocabulary
 from migrate.mapping import rules as all_rules
-from migrate.mapping.paths import parse
+from migrate.mapping.paths import as_xml, parse
 from migrate.mapping.signs import Context
 from migrate.model import VM, Disk
 from migrate.target.vocabulary import target
@@ -38,15 +38,24 @@ def document(xml: str) -> bytes:
     return etree.tostring(base)
 
 
-def _run(xml: str, rules: all_rules.Rules, example: dict[str, Any] | None = None) -> ledger.Ledger:
-    """The ledger of a domain; `example` can hold `site`, `kubevirt`, `gates` and `disks` as rule examples do."""
+def _run(
+    xml: str, rules: all_rules.Rules, example: dict[str, Any] | None = None, collected: bool = False
+) -> ledger.Ledger:
+    """The ledger of a domain, by way of an inventory where it is `collected`.
+
+    `example` can hold `site`, `kubevirt`, `gates` and `disks` as rule examples do.
+    """
     settings = example or {}
     disks = [
         Disk(name, **facts | ({"capacity": int(facts["capacity"])} if "capacity" in facts else {}))
         for name, facts in (settings.get("disks") or {}).items()
     ]
     vm = VM("vm", UUID, "libvirt", "qemu://host/system", "qemu:///system", "host", "vm", disks=disks, xml=document(xml))
-    found = vocabulary.read(parse(vm.xml, "example"))
+    root = parse(vm.xml, "example")
+    if collected:
+        ledger.redact_secrets(vocabulary.read(root), rules)
+        root = parse(as_xml(root), "example")
+    found = vocabulary.read(root)
     ledger.imply(found, rules)
     chosen = target(settings.get("kubevirt", "1.9"), settings.get("gates", ""))
     site = sites.checked(settings.get("site") or {}, "example")
@@ -55,7 +64,7 @@ def _run(xml: str, rules: all_rules.Rules, example: dict[str, Any] | None = None
 
 @pytest.fixture(scope="session")
 def run() -> Callable[..., ledger.Ledger]:
-    """`run(xml, rules, example)`: the ledger of a domain."""
+    """`run(xml, rules, example, collected)`: the ledger of a domain."""
     return _run
 
 

@@ -17,6 +17,7 @@ DOMAIN = """
 """
 
 
+@pytest.mark.parametrize("collected", [False, True])
 @pytest.mark.parametrize(
     ("arguments", "row", "says"),
     [
@@ -26,10 +27,11 @@ DOMAIN = """
         (["-hunter2"], "arguments", ""),
     ],
 )
-def test_arguments_block_where_they_add_devices_to_the_guest(
-    run: Callable, rules: Rules, arguments: list[str], row: str, says: str
+def test_bug_an_inventory_forgot_which_arguments_add_devices(
+    run: Callable, rules: Rules, arguments: list[str], row: str, says: str, collected: bool
 ) -> None:
-    book = run(DOMAIN.format("".join(f"<qemu:arg value='{argument}'/>" for argument in arguments)), rules)
+    arguments = [f"<qemu:arg value='{argument}'/>" for argument in arguments]
+    book = run(DOMAIN.format("".join(arguments)), rules, None, collected)
     findings = [finding for entry in book.entries for finding in entry.findings if finding.rule == "qemu-arguments"]
     assert [finding.id for finding in findings] == [f"qemu-arguments/{row}"]
     assert says in findings[0].because

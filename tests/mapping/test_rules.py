@@ -40,6 +40,12 @@ def test_an_example_comes_out_as_it_says(rule: all_rules.Rule, example: dict, ru
         assert (json.dumps(written[path]) if isinstance(written[path], bool) else str(written[path])) == value
 
 
+@pytest.mark.parametrize(("rule", "example"), EXAMPLES)
+def test_an_inventory_keeps_all_that_the_rules_need(rule: all_rules.Rule, example: dict, run: Callable) -> None:
+    there, collected = (run(example["xml"], RULES, example, kept) for kept in (False, True))
+    assert str(there) == str(collected)
+
+
 @pytest.mark.parametrize("rule", RULES.rules.values(), ids=lambda rule: rule.id)
 def test_what_a_rule_writes_exists_in_a_kubevirt_version(rule: all_rules.Rule) -> None:
     known = [load(version) for version in versions()]
