@@ -152,8 +152,6 @@ def run(document: Document, rules: Rules, context: Context) -> Ledger:
 
 def _owner(leaf: Leaf, owners: Owners, document: Document, holds: Holds) -> Rule:
     """The rule that owns a leaf of those that can."""
-    if owners.sole and not leaf.implied:
-        return owners.sole
     for rule in owners.rules:
         node = _element(rule, leaf.node, document)
         if node and (not rule.where or _holds(rule, node, document, holds)):
@@ -240,7 +238,9 @@ class _Run:
         for leaf in document.leaves:
             node = leaf.node
             owners = known.get(leaf.pattern) or rules.owners(leaf.pattern)
-            owner = _owner(leaf, owners, document, self.holds)
+            owner = owners.sole
+            if owner is None or leaf.implied:
+                owner = _owner(leaf, owners, document, self.holds)
             if owners.wary and not leaf.implied and owners.hides(owner, leaf.value):
                 leaf.value = REDACTED
                 self.ledger.secrets.append(leaf)
