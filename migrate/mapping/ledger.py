@@ -153,18 +153,16 @@ def run(document: Document, rules: Rules, context: Context) -> Ledger:
 def _owner(leaf: Leaf, owners: Owners, document: Document, holds: Holds) -> Rule:
     """The rule that owns a leaf of those that can."""
     for rule in owners.rules:
-        node = _element(rule, leaf.node, document)
+        node = _element(rule, leaf.node)
         if node and (not rule.where or _holds(rule, node, document, holds)):
             return rule
     raise LookupError(f"no rule owns {leaf.pattern}: the rule `{UNKNOWN}` is missing")
 
 
-def _element(rule: Rule, node: Node, document: Document) -> Node | None:
+def _element(rule: Rule, node: Node) -> Node | None:
     """The element of a rule's depth that is or holds a node; None where the node is not so deep."""
     depth, above = rule.depth, len(node.parents)
-    if depth > above:
-        return node if depth == above + 1 and node is not document.root else None
-    return node.parents[depth - 1] if depth else document.root
+    return node.parents[depth] if depth < above else node if depth == above else None
 
 
 def _holds(rule: Rule, node: Node, document: Document, known: Holds) -> bool:
@@ -202,17 +200,6 @@ def _inside(node: Node, gated: Mapping[Node, Any]) -> Node | None:
     return node if node in gated else None
 
 
-def _group(groups: dict[Any, list[Leaf]], key: Any, leaf: Leaf) -> None:
-    """Adds a leaf to its group. All leaves of a group have the one key object, not the list, which would be a cycle."""
-    leaf.fate = UNSIGNED
-    others = groups.get(key)
-    if others is None:
-        groups[key], leaf.group = [leaf], key
-    else:
-        leaf.group = others[0].group
-        others.append(leaf)
-
-
 class _Run:
     """The state of one document's run."""
 
@@ -238,29 +225,33 @@ class _Run:
         for leaf in document.leaves:
             node = leaf.node
             owners = known.get(leaf.pattern) or rules.owners(leaf.pattern)
-            owner = owners.sole
-            if owner is None or leaf.implied:
-                owner = _owner(leaf, owners, document, self.holds)
-            if owners.wary and not leaf.implied and owners.hides(owner, leaf.value):
-                leaf.value = REDACTED
-                self.ledger.secrets.append(leaf)
-            leaf.rule, row = owner.id, owner.settled.get(leaf.value, owner.settles)
+            row = owners.row
+            if row is None or leaf.implied:
+                owner = owners.sole
+                if owner is None or leaf.implied:
+                    owner = _owner(leaf, owners, document, self.holds)
+                if owners.wary and not leaf.implied and owners.hides(owner, leaf.value):
+                    leaf.value = REDACTED
+                    self.ledger.secrets.append(leaf)
+                row = owner.settled.get(leaf.value, owner.settles)
             if gated and node is not last:
                 last, inside = node, _inside(node, gated)
             if inside:
-                leaf.rule = gated[inside][0].id
-                _group(shut, inside, leaf)
+                leaf.rule, leaf.place, leaf.fate = gated[inside][0].id, inside, UNSIGNED
+                shut.setdefault(inside, []).append(leaf)
             elif row is not None:
-                leaf.fate, leaf.because = row.word, row.said
+                leaf.rule, leaf.fate, leaf.because = row.rule, row.word, row.said
                 spoken.append(row)
             else:
-                _group(groups, (owner, _element(owner, node, document)), leaf)
+                place = _element(owner, node)
+                leaf.rule, leaf.place, leaf.fate = owner.id, place, UNSIGNED
+                groups.setdefault((owner, place), []).append(leaf)
         for node, closed in shut.items():
             rule, gate_row, detail = gated[node]
             self.ledger.gates.add(rule.id)
             self._flag(rule, gate_row, node, closed, detail)
-        for group, leaves in groups.items():
-            self._apply(group, leaves)
+        for (rule, place), leaves in groups.items():
+            self._apply(rule, place, leaves)
         self._gains()
         return self.ledger
 
@@ -292,12 +283,11 @@ class _Run:
             return (row, None) if row else None
         return gate.rows["always"], None
 
-    def _apply(self, group: tuple[Rule, Node], leaves: list[Leaf]) -> None:
-        rule, node = group
+    def _apply(self, rule: Rule, node: Node, leaves: list[Leaf]) -> None:
         before = len(self.ledger.writes)
         try:
             if rule.function:
-                self._call(group, leaves)
+                self._call(rule, node, leaves)
             else:
                 for leaf in leaves:
                     self._sign(rule, node, leaf, rule.row(leaf.value))
@@ -305,13 +295,14 @@ class _Run:
             self.ledger.writes.take_back(before)
             self._break(rule, node, leaves, error)
 
-    def _call(self, group: tuple[Rule, Node], leaves: list[Leaf]) -> None:
-        rule, node = group
+    def _call(self, rule: Rule, node: Node, leaves: list[Leaf]) -> None:
         assert rule.function
         for sign in rule.function(View(node, leaves, self.document, rule, self.key), self.context):
             for leaf in sign.leaves:
-                if leaf.group is not group:
+                if leaf.rule != rule.id or leaf.place is not node:
                     raise Broken(f"signs {leaf.path}, which it does not own")
+                if leaf.fate and (leaf.fate in QUIET or sign.word in QUIET):
+                    raise Broken(f"says two things of {leaf.path}")
             if sign.word == "write":
                 self._write(rule, node, sign.path, sign.value, sign.leaves, sign.because)
             elif sign.word == "flag":
@@ -320,7 +311,8 @@ class _Run:
                     raise Broken(f"flags {sign.row!r}, which its `flags` do not have")
                 self._flag(rule, row, node, sign.leaves, sign.because)
             else:
-                self._settle(sign)
+                for leaf in sign.leaves:
+                    leaf.fate, leaf.because = sign.word, sign.because
         for leaf in leaves:
             if not leaf.fate:
                 raise Broken(f"says nothing of {leaf.path}")
@@ -342,12 +334,6 @@ class _Run:
         if row.word == "flag":
             self._flag(rule, row, node, (leaf,), None)
 
-    def _settle(self, sign: Sign) -> None:
-        for leaf in sign.leaves:
-            if leaf.fate:
-                raise Broken(f"says two things of {leaf.path}")
-            leaf.fate, leaf.because = sign.word, sign.because
-
     def _write(
         self, rule: Rule, node: Node, path: str, value: Any, leaves: Sequence[Leaf], because: str | None
     ) -> None:
@@ -368,8 +354,6 @@ class _Run:
             raise Broken(f"writes {full}, which rule {writes[full].rule} wrote")
         writes.add(Write(full, value, rule.id, node.order, leaves), pattern)
         for leaf in leaves:
-            if leaf.fate in QUIET:
-                raise Broken(f"says two things of {leaf.path}")
             leaf.writes[full] = value
             leaf.fate = leaf.fate or "write"
             leaf.because = leaf.because or because
@@ -378,8 +362,6 @@ class _Run:
         self.ledger.rows.append(row)
         because = f"{row.sentence[:-1]} ({printable(detail, 500)})." if detail else row.sentence
         for leaf in leaves:
-            if leaf.fate in QUIET:
-                raise Broken(f"says two things of {leaf.path}")
             leaf.fate, leaf.because = "flag", because
         if not leaves:
             raise Broken(f"flags {row.id} of no leaf")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from typing import TypeVar
 
 from lxml import etree
 
@@ -21,6 +24,10 @@ HIDDEN = re.compile(
     re.IGNORECASE,
 )
 REPEATED = "repeated"
+
+K = TypeVar("K")
+V = TypeVar("V")
+
 # librbd's options can stand behind an image's name, the key of a Ceph user among them.
 CEPH_KEY = re.compile(r"(:key=)(?:\\.|[^:\\])+")
 # Secrets inside of other texts: a URL's password, an argument that names itself one, QEMU's `json:` in place of a path.
@@ -47,8 +54,19 @@ PREFIXES = {
 }
 
 
+class Found(dict[K, V]):
+    """What a function finds by keys, looked for once each. A plain subscript, which is read faster than any call."""
+
+    def __init__(self, find: Callable[[K], V]):
+        self._find = find
+
+    def __missing__(self, key: K) -> V:
+        found = self[key] = self._find(key)
+        return found
+
+
 class Node:
-    """One element of the document. `parents` are its ancestors from the first level down."""
+    """One element of the document. `parents` are its ancestors from the domain down."""
 
     __slots__ = ("element", "index", "order", "parents", "path", "pattern", "prefix", "tag")
 
@@ -74,18 +92,18 @@ class Node:
     @property
     def trail(self) -> tuple[Node, ...]:
         """The ancestors, and the element itself last; nothing for the domain."""
-        return (*self.parents, self) if self.pattern else ()
+        return (*self.parents[1:], self) if self.parents else ()
 
 
 class Leaf(Entry):
     """An attribute (named by `attribute`), a text or a bare element, with its element: an entry of a ledger to be.
 
-    `group` is the key of the group of leaves that its owner speaks of at once.
+    `place` is the element for which its owner speaks of it, together with all others that it owns there.
     """
 
-    __slots__ = ("attribute", "group", "node", "pattern")
+    __slots__ = ("attribute", "node", "pattern", "place")
 
-    group: object
+    place: Node
 
     def __init__(
         self, path: str, pattern: str, value: str, node: Node, attribute: str | None = None, implied: bool = False
@@ -128,16 +146,11 @@ class Document:
 
         Of an attribute and a child of one name the first keeps the path.
         """
-        by_path, by_pattern = self.by_path, self.by_pattern
+        first, same = self.by_path.setdefault, self.by_pattern.setdefault
         self.leaves += leaves
         for leaf in leaves:
-            if leaf.path not in by_path:
-                by_path[leaf.path] = leaf
-            same = by_pattern.get(leaf.pattern)
-            if same is None:
-                by_pattern[leaf.pattern] = [leaf]
-            else:
-                same.append(leaf)
+            first(leaf.path, leaf)
+            same(leaf.pattern, []).append(leaf)
 
     def text(self, path: str, otherwise: str = "") -> str:
         """The value at an indexed path."""
@@ -224,34 +237,48 @@ def printable(text: str, limit: int = 200) -> str:
 
 
 class Shape:
-    """What holds of every element at one place of the document: its names, and what was found below it so far."""
+    """What holds of every element at one place of the document: its names, and what was found below it so far.
 
-    __slots__ = ("again", "attributes", "children", "known", "name", "pattern", "prefix", "repeats", "single")
+    `indexed` elements have an index in their paths even where they stand alone. `attributes` has the path segment and
+    the pattern of each attribute, `children` the shape of each child element, by their names in the document.
+    """
+
+    __slots__ = (
+        "_shapes",
+        "again",
+        "attributes",
+        "children",
+        "indexed",
+        "known",
+        "name",
+        "pattern",
+        "repeats",
+        "single",
+    )
 
     def __init__(self, name: str, pattern: str, repeats: frozenset[str], single: frozenset[str], known: bool = True):
         self.name = name
         self.pattern = pattern
-        self.prefix = pattern + "." if pattern else ""
         self.repeats = repeats
         self.single = single
         self.known = known
+        self.indexed = pattern in repeats
         # Of a second element where libvirt knows one.
         self.again = Shape(name, f"{REPEATED}.{pattern}", repeats, single, known) if pattern in single else None
-        self.attributes: dict[str, tuple[str, str]] = {}
-        self.children: dict[str, tuple[Shape, bool]] = {}
+        self.attributes = Found(self._attribute)
+        self.children = Found(self._child)
+        self._shapes: dict[str, Shape] = {}
 
-    def attribute(self, tag: str) -> tuple[str, str]:
-        """The path segment and the pattern of an attribute."""
+    def _attribute(self, tag: str) -> tuple[str, str]:
         name = _name(tag)[0]
-        found = self.attributes[tag] = (name, self.prefix + name)
-        return found
+        return name, self._below(name)
 
-    def child(self, tag: str) -> tuple[Shape, bool]:
-        """The shape of a child element, and whether its paths have an index even where it stands alone."""
+    def _child(self, tag: str) -> Shape:
         name, known = _name(tag)
-        shape = Shape(name, self.prefix + name, self.repeats, self.single, known)
-        found = self.children[tag] = (shape, shape.pattern in self.repeats)
-        return found
+        return self._shapes.setdefault(name, Shape(name, self._below(name), self.repeats, self.single, known))
+
+    def _below(self, name: str) -> str:
+        return f"{self.pattern}.{name}" if self.pattern else name
 
 
 def _name(tag: str) -> tuple[str, bool]:
@@ -272,7 +299,7 @@ def read(root: etree._Element, repeats: frozenset[str], single: frozenset[str] =
     """
     document = Document(Node(root, "", "", "domain", 0, 0, ()))
     leaves: list[Leaf] = []
-    _walk(root, document.root, (), leaves, document.nodes, _shape(repeats, single))
+    _walk(document.root, _shape(repeats, single), leaves, document.nodes)
     document.add(leaves)
     document.written = len(leaves)
     return document
@@ -283,42 +310,30 @@ def _shape(repeats: frozenset[str], single: frozenset[str]) -> Shape:
     return Shape("", "", repeats, single)
 
 
-def _walk(
-    element: etree._Element,
-    node: Node,
-    trail: tuple[Node, ...],
-    leaves: list[Leaf],
-    nodes: dict[str, list[Node]],
-    shape: Shape,
-) -> None:
-    """Adds the leaves and elements below an element. `trail` are its ancestors and itself, nothing for the domain."""
-    prefix, text, children = node.prefix, element.text, element[:]
-    attributes = element.items()
-    for tag, value in attributes:
-        name, pattern = shape.attributes.get(tag) or shape.attribute(tag)
+def _walk(node: Node, shape: Shape, leaves: list[Leaf], nodes: dict[str, list[Node]]) -> None:
+    """Adds the leaves and elements below an element."""
+    element, prefix, attributes = node.element, node.prefix, shape.attributes
+    text, children, items = element.text, element[:], element.items()
+    for tag, value in items:
+        name, pattern = attributes[tag]
         leaves.append(Leaf(prefix + name, pattern, value, node, tag))
     if children:
-        known = [shape.children.get(child.tag) or shape.child(child.tag) for child in children]
-        several = _several(known) if len(known) > 1 else ()
-        counts: dict[str, int] = {}
-        for child, (below, indexed) in zip(children, known, strict=True):
-            name, index, path = below.name, 0, prefix + below.name
-            if indexed or name in several:
-                index = counts.get(name, 0)
-                counts[name] = index + 1
-                if below.again is None:
-                    path = f"{path}[{index}]"
-                elif index:
-                    path, below = f"{path}[{index}]", below.again
+        shapes = [shape.children[child.tag] for child in children]
+        times = Counter(shapes) if len(set(shapes)) < len(shapes) else {}
+        before: dict[Shape, int] = {}
+        parents = (*node.parents, node)
+        for child, below in zip(children, shapes, strict=True):
+            path, index = prefix + below.name, 0
+            if below.indexed or times.get(below, 1) > 1:
+                index = before.get(below, 0)
+                before[below] = index + 1
+                if index or below.again is None:
+                    path, below = f"{path}[{index}]", below.again or below
             pattern = below.pattern
-            inner = Node(child, path, pattern, name, index, len(leaves) + 1, trail)
-            same = nodes.get(pattern)
-            if same is None:
-                nodes[pattern] = [inner]
-            else:
-                same.append(inner)
+            inner = Node(child, path, pattern, below.name, index, len(leaves) + 1, parents)
+            nodes.setdefault(pattern, []).append(inner)
             if below.known:
-                _walk(child, inner, (*trail, inner), leaves, nodes, below)
+                _walk(inner, below, leaves, nodes)
             else:
                 whole = etree.tostring(child, encoding="unicode", with_tail=False)
                 leaves.append(Leaf(path, pattern, whole, inner))
@@ -326,17 +341,8 @@ def _walk(
             if tail and not tail.isspace():
                 text = (text or "") + tail
     text = text.strip() if text else ""
-    if text or not (children or attributes):
+    if text or not (children or items):
         leaves.append(Leaf(node.path, node.pattern, text, node))
-
-
-def _several(children: list[tuple[Shape, bool]]) -> set[str]:
-    """The names that more than one of the elements has."""
-    once: set[str] = set()
-    several: set[str] = set()
-    for shape, _ in children:
-        (several if shape.name in once else once).add(shape.name)
-    return several
 
 
 def redact(leaf: Leaf) -> None:

@@ -140,12 +140,14 @@ class Rule:
 class Owners:
     """The rules that match a leaf pattern, most specific first; the first whose `where` holds owns the leaf.
 
-    `sole` is the one that owns every leaf of the pattern which stands in the document. `secret` says that the leaf's
+    `sole` is the one that owns every leaf of the pattern which stands in the document, `row` what it says of each of
+    them where that does not depend on anything. `secret` says that the leaf's
     name is that of a secret, `wary` that this or one of the rules makes it one.
     """
 
     rules: tuple[Rule, ...]
     sole: Rule | None
+    row: Row | None
     secret: bool
     wary: bool
 
@@ -180,7 +182,8 @@ class Rules:
             sole = first if first and not first.where and first.depth < len(segments) else None
             secret = _names_secret(segments[-1])
             wary = secret or any(rule.secret for rule in ranked)
-            found = self.known[pattern] = Owners(tuple(ranked), sole, secret, wary)
+            row = sole.settles if sole and not sole.settled and not wary else None
+            found = self.known[pattern] = Owners(tuple(ranked), sole, row, secret, wary)
         return found
 
     def ties(self, pattern: str) -> list[tuple[str, str]]:
