@@ -12,7 +12,7 @@ from typing import Any
 
 from migrate.mapping.paths import Document, Leaf, Node, printable, redact
 from migrate.mapping.rules import QUIET, UNKNOWN, GainRule, Implied, Owners, Row, Rule, Rules
-from migrate.mapping.signs import Context, Sign, View
+from migrate.mapping.signs import Context, View
 from migrate.model import REDACTED, Entry, Finding, Gain, short_hash
 from migrate.target.vocabulary import Target, cast, missing, needs_more
 
