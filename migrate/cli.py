@@ -108,14 +108,17 @@ def list_(source: str, urls: tuple[str, ...], select: Any, exclude: Any, output:
 @click.option(
     "-d", "--dir", "dir_", type=folder, required=True, metavar="DIR", help="The inventory folder; a second source adds."
 )
+@rules_folder
 @selection
 @output
-def collect(source: str, urls: tuple[str, ...], dir_: Path, select: Any, exclude: Any, output: str) -> None:
+def collect(
+    source: str, urls: tuple[str, ...], dir_: Path, rules: tuple[Path, ...], select: Any, exclude: Any, output: str
+) -> None:
     """Read VMs into an inventory folder; nothing is changed at the source. SOURCE is libvirt or files."""
     from migrate import pipeline
-    from migrate.mapping import rules
+    from migrate.mapping.rules import load
 
-    inventory = pipeline.collect(source, urls, selected(select, exclude), rules.load(), dir_)
+    inventory = pipeline.collect(source, urls, selected(select, exclude), load(*rules), dir_)
     if output == "json":
         print_json(
             {"vms": [_listed(vm) for vm in inventory.vms], "skipped": [fields(item) for item in inventory.skipped]}

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from migrate.mapping.ledger import item_key
 from migrate.model import Refused
 from migrate.site import nearest
 
@@ -101,8 +102,17 @@ def _keyed(path: str, manifest: Path) -> str:
 def _is_field(path: str, fields: list[str]) -> bool:
     """Whether a target path of the ledger is one of the fields or lies below it."""
     whole = path if path.startswith(OBJECTS) else f"VirtualMachine.spec.template.spec.{path}"
-    dotted = KEY.sub(r".\1", whole)
-    return any(_is(whole, field) or _is(dotted, KEY.sub(r".\1", field)) for field in fields)
+    return any(_is(write(whole), write(field)) for field in fields for write in (str, _dotted, _plain))
+
+
+def _dotted(path: str) -> str:
+    """A path with the keys of maps as they stand in the file."""
+    return KEY.sub(r".\1", path)
+
+
+def _plain(path: str) -> str:
+    """A path with the names of list items as the ledger has them for keys: features[lahf_lm] is features[lahf-lm]."""
+    return KEY.sub(lambda found: f"[{item_key(found[1])}]", path)
 
 
 def _is(path: str, wanted: str) -> bool:

@@ -127,6 +127,11 @@ class Skipped:
     source: str
     reason: str
 
+    @property
+    def whole(self) -> bool:
+        """Whether it stands for a host or a file, which it is named after, with all VMs in it."""
+        return self.name in (self.source, self.source.removeprefix("files://"))
+
 
 class LeftOut(Skipped):
     """A VM that the site file leaves out, with its reason. It counts for nothing."""

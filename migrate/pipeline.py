@@ -79,9 +79,11 @@ def opened(paths: Sequence[Path], select: Selection) -> Inventory:
     if len(paths) == 1 and inventories.holds(paths[0]):
         inventory = inventories.read(paths[0])
         wanted = [vm for vm in inventory.vms if select.wants(vm)]
-        if inventory.vms and not wanted:
+        skipped = [item for item in inventory.skipped if select.may_mean(item)]
+        if inventory.vms and not wanted and not skipped:
             raise Refused(f"{paths[0]}: {NOT_ONE}")
-        return replace(inventory, vms=wanted, others=[vm for vm in inventory.vms if not select.wants(vm)])
+        others = [vm for vm in inventory.vms if not select.wants(vm)]
+        return replace(inventory, vms=wanted, others=others, skipped=skipped)
     inside = next((path for path in paths if inventories.holds(path)), None)
     if inside is not None:
         raise Refused(f"{inside}: an inventory is planned alone; collect the others into it")
@@ -141,7 +143,7 @@ def translate(vm: VM, rules: Rules, target: Target, site: Site, today: date = da
     translation.findings += labelled
     translation.findings += _refused(vm, book, translation, target)
     translation.findings += _unfit(vm, translation)
-    translation.findings += _state(vm, book, rules, context)
+    translation.findings += _state(translation, book, rules, context)
     translation.findings += _undecided(vm, site)
     site.waive(vm, translation.all_findings(), today)
     return translation
@@ -288,22 +290,40 @@ UNFIT_REMEDY = "Do what the reason says, collect again and plan again."
 SPOOL_REMEDY = "Have that room, or collect over ssh (qemu+ssh://...), which needs none."
 
 
-def _state(vm: VM, book: ledger.Ledger, rules: Rules, context: Context) -> Iterator[Finding]:
-    """What of the VM's state on its source is in the way, and where the running guest differs from its definition."""
+def _state(translation: Translation, book: ledger.Ledger, rules: Rules, context: Context) -> Iterator[Finding]:
+    """What of the VM's state on its source is in the way, and where the running guest differs from its definition.
+
+    Keeps the running domain's XML without secrets.
+    """
+    vm = context.vm
     remarks = list(state.remarks(vm))
     if vm.live:
         document = vocabulary.read(parse(vm.live, vm.name))
         ledger.imply(document, rules)
-        known = {disk.target: disk for disk in vm.disks}
-        disks = [known.get(disk.target, disk) for disk in domains.disks(document.root.element)]
-        live = replace(context, vm=replace(vm, disks=disks), document=document)
-        remarks += state.differences(book, ledger.run(document, rules, live), context.document.text("cpu.mode"))
+        running = domains.disks(document.root.element)
+        live = replace(context, vm=replace(vm, disks=_known(running, vm.disks)), document=document)
+        live_book = ledger.run(document, rules, live)
+        remarks += state.differences(book, live_book, vm.disks, running)
+        for leaf in live_book.secrets:
+            redact(leaf)
+        translation.live = as_xml(document.root.element)
     for remark in remarks:
         finding = leafless(vm, f"state/{remark.id}", remark.severity, remark.because, remark.remedy, remark.target)
         if remark.path:
             finding.path, finding.value = remark.path, remark.value
             finding.key = short_hash(finding.key, remark.path)
         yield finding
+
+
+def _known(running: list[Disk], defined: list[Disk]) -> list[Disk]:
+    """The disks of a running guest with what is known of those that the definition has under the same names."""
+    by_target = {disk.target: disk for disk in defined}
+    known = []
+    for disk in running:
+        same = by_target.get(disk.target, disk)
+        moved = replace(disk, capacity=same.capacity, allocation=same.allocation, chain=same.chain)
+        known.append(same if state.same_image(same, disk) else moved)
+    return known
 
 
 @dataclass(slots=True)
@@ -337,7 +357,6 @@ class Planning:
             translation = translate(vm, self.rules, self.target, self.site, self.today)
         except Refused as refusal:
             return Skipped(record.name, record.source, str(refusal)), None
-        translation.live = vm.live
         vm.xml = vm.live = translation.vm.xml = translation.vm.live = b""
         return translation, wants(translation)
 
@@ -350,6 +369,7 @@ class Planning:
         if isinstance(item, Skipped):
             return item
         found = list(_twin(item.vm, self.twins[item.vm.kind == "files", item.vm.uuid]))
+        found += _outdated(item.vm, self.inventory.skipped)
         found += (leafless(item.vm, *collision) for collision in met)
         if self.cluster and not any(finding.id == "manifest/fields" for finding in item.findings):
             found += _misfits(item, self.cluster, self.target, self.used)
@@ -412,6 +432,14 @@ def _asked(translation: Translation, ask: Callable[[dict[str, Any]], str | None]
 
 
 ASKED_REMEDY = "Do what the message says, and plan again."
+
+
+def _outdated(vm: VM, skipped: list[Skipped]) -> Iterator[Finding]:
+    """That a VM could not be read again when its inventory was collected last, by itself or with its whole host."""
+    for item in skipped:
+        if item.source in (vm.source, vm.url) and (item.whole or item.name == vm.name):
+            because = f"The VM stands here as it was collected before; it could not be read again ({item.reason})."
+            yield leafless(vm, "state/outdated", "warning", because, "Do what the reason says and collect again.")
 
 
 def _twin(vm: VM, twins: list[VM]) -> Iterator[Finding]:

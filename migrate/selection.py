@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from migrate.model import VM, Refused
+from migrate.model import VM, Refused, Skipped
 
 STATES = ("running", "blocked", "paused", "shutting down", "shut off", "crashed", "pmsuspended", "unknown")
 
@@ -36,6 +36,10 @@ class Selection:
     def narrows(self) -> bool:
         """Whether anything is asked for, so that finding nothing is a mistake."""
         return bool(self.select or self.exclude)
+
+    def may_mean(self, item: Skipped) -> bool:
+        """Whether what could not be read is a host or a file with VMs in it, or a VM that is meant by its name."""
+        return item.whole or not self.narrows or self.wants(VM(item.name, "", "", item.source, ""))
 
     def wants(self, vm: VM) -> bool:
         """Whether the VM is meant, by its name, uuid and state alone."""

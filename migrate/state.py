@@ -5,19 +5,20 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from migrate.mapping.ledger import Ledger
 from migrate.mapping.paths import printable
-from migrate.model import VM, BlockJob, Severity
+from migrate.model import VM, BlockJob, Disk, Severity
 
-DEVICE = re.compile(r"devices\.[^.\[]+(\[\d+\])?")
+DEVICE = re.compile(r"(devices\.[^.\[]+|cpu\.feature)(\[\d+\])?")
+CPU = ("cpu.mode", "cpu.model")
 INDEX = re.compile(r"\[\d+\]")
-# What libvirt fills in for a running guest: the host's CPU in place of a mode, features that a model implies, labels,
-# and how a network is reached.
-FILLED_IN = r"cpu(\.(feature|vendor|check|match|model\.|maxphysaddr).*)?|seclabel.*|resource.*"
-COMPLETED = re.compile(FILLED_IN + r"|devices\.interface\.source\.mode")
+# What libvirt fills in for a running guest, whatever the definition says.
+FILLED_IN = re.compile(r"cpu(\.(vendor|check|match|model\.|maxphysaddr).*)?|seclabel.*|resource.*")
+# Features that libvirt takes out of a running guest's CPU: qemu_capabilities.c virQEMUCapsCPUFilterFeatures.
+TAKEN_OUT = ("cmt", "mbm_total", "mbm_local", "osxsave", "ospke")
 SHOWN = 3
 
 
@@ -100,15 +101,17 @@ class Difference:
     then: str
 
 
-def differences(book: Ledger, live: Ledger, mode: str) -> Iterator[Remark]:
+def differences(
+    book: Ledger, live: Ledger, disks: Sequence[Disk] = (), running: Sequence[Disk] = ()
+) -> Iterator[Remark]:
     """Where the running guest would make other writes or flags than its definition, a remark a device or value.
 
-    `mode` is the definition's CPU mode: only a custom CPU says the same of the running guest.
+    `disks` are those of the definition, `running` those of the guest.
     """
+    said, now = ({entry.path: entry.value for entry in each.entries} for each in (book, live))
     found: dict[str, list[Difference]] = {}
-    for one in (*_writes(book, live), *_flags(book, live)):
-        bare = INDEX.sub("", one.leaf)
-        if COMPLETED.fullmatch(bare) or (mode != "custom" and bare in ("cpu.mode", "cpu.model")):
+    for one in (*_images(disks, running, said), *_writes(book, live), *_flags(book, live)):
+        if _filled_in(one, said, now):
             continue
         device = DEVICE.match(one.leaf)
         found.setdefault(device[0] if device else one.leaf, []).append(one)
@@ -117,6 +120,48 @@ def differences(book: Ledger, live: Ledger, mode: str) -> Iterator[Remark]:
         more = [f"{len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
         because = f"{LIVE} {where} ({printable('; '.join((*shown, *more)), 500)})."
         yield Remark("live-differs", "warning", because, LIVE_REMEDY, None, rows[0].leaf, rows[0].value)
+
+
+def _filled_in(one: Difference, said: dict[str, str], now: dict[str, str]) -> bool:
+    """Whether libvirt makes a difference by itself when it starts the guest; values by leaf, defined and running."""
+    bare, element = INDEX.sub("", one.leaf), one.leaf.rpartition(".")[0]
+    if bare in CPU:
+        resolved = said.get("cpu.mode") == "host-model" and now.get("cpu.mode") == "custom"
+        return resolved or [said.get(leaf) for leaf in CPU] == [now.get(leaf) for leaf in CPU]
+    if bare.startswith("cpu.feature."):
+        optional = said.get(f"{element}.policy") == "optional" or said.get(f"{element}.name") in TAKEN_OUT
+        return not one.then or optional
+    if bare == "devices.interface.source.mode":
+        # How a network is reached.
+        return now.get(f"{element.rpartition('.')[0]}.type") == "network"
+    return FILLED_IN.fullmatch(bare) is not None
+
+
+def _images(disks: Sequence[Disk], running: Sequence[Disk], said: dict[str, str]) -> Iterator[Difference]:
+    """Which disks are other images in the running guest; values of the definition's leaves are in `said`.
+
+    A transient disk writes to an image that goes with the guest.
+    """
+    by_target = {disk.target: disk for disk in running}
+    for position, disk in enumerate(disks):
+        place, now = f"devices.disk[{position}]", by_target.get(disk.target)
+        if now and f"{place}.transient" not in said and not same_image(disk, now):
+            leaves = (f"{place}.{name}" for name in ("source.file", "source.dev", "source.volume", "type"))
+            leaf = next(leaf for leaf in leaves if leaf in said)
+            yield Difference(leaf, said[leaf], "image", _image(now), _image(disk))
+
+
+def same_image(disk: Disk, other: Disk) -> bool:
+    """Whether two records of a disk are of one image in one format. libvirt knows that of a volume once it runs."""
+    named = all(getattr(disk, name) == getattr(other, name) for name in ("type", "path"))
+    if disk.type == "volume":
+        return other.type == "volume" and (disk.pool, disk.volume) == (other.pool, other.volume)
+    return named and disk.format == other.format
+
+
+def _image(disk: Disk) -> str:
+    where = disk.path or (f"{disk.pool}/{disk.volume}" if disk.volume else "")
+    return f"{where} ({disk.format})" if where and disk.format else where
 
 
 LIVE = "The guest that runs now differs from its definition, which is what is migrated, in"

@@ -373,6 +373,37 @@ def test_a_skipped_file_that_was_deleted_stayed_skipped_for_ever(web: Path, tmp_
     assert cli("collect", "files", tmp_path, "-d", tmp_path / "stock").returncode == 0
 
 
+def test_bug_a_vm_that_nobody_selected_failed_the_plan(tmp_path: Path) -> None:
+    bad = f"<metadata><m:x xmlns:m='urn:m'>{'<m:a/>' * 5000}</m:x></metadata>"
+    (tmp_path / "node.xml").write_text(f"<node>{domain('good', 1)}{domain('bad', 2, more=bad)}</node>")
+    stock, plan = tmp_path / "stock", tmp_path / "plan"
+    assert cli("collect", "libvirt", f"test://{tmp_path / 'node.xml'}", "-d", stock).returncode == 1
+    assert cli("plan", stock, "-d", plan, "--select", "good", "--fail-on", "blocker").returncode == 0
+    assert cli("plan", stock, "-d", plan, "--select", "bad").returncode == 1
+    assert cli("plan", stock, "-d", plan).returncode == 1
+
+
+def test_bug_a_vm_that_became_unreadable_looked_as_if_it_were_of_today(web: Path, tmp_path: Path) -> None:
+    stock = tmp_path / "stock"
+    (tmp_path / "db.xml").write_text(domain("db", 1))
+    assert cli("collect", "files", web, tmp_path / "db.xml", "-d", stock).returncode == 0
+    web.write_text("<domain")
+    assert cli("collect", "files", web, tmp_path / "db.xml", "-d", stock).returncode == 1
+    assert cli("plan", stock, "-d", tmp_path / "plan").returncode == 1
+    vms = json.loads((tmp_path / "plan/report.json").read_text())["vms"]
+    outdated = {vm["name"]: "state/outdated" in {item["id"] for item in vm["findings"]} for vm in vms}
+    assert outdated == {"web": True, "db": False}
+
+
+def test_collect_hides_what_the_rules_of_the_user_hide(web: Path, tmp_path: Path) -> None:
+    rule = "{id: mine, owns: frob.key, secret: 'true', flag: note, because: Gone., remedy: None.}"
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules/mine.yaml").write_text(f"rules: [{rule}]")
+    web.write_text(domain(more="<frob key='hunter2'/>"))
+    assert cli("collect", "files", web, "-d", tmp_path / "stock", "--rules", tmp_path / "rules").returncode == 0
+    assert "hunter2" not in (tmp_path / "stock/web.xml").read_text()
+
+
 def test_a_host_that_answers_again_stayed_skipped_for_ever(tmp_path: Path) -> None:
     host = tmp_path / "host.xml"
     both = ("collect", "libvirt", "test:///default", f"test://{host}", "-d", tmp_path / "stock")

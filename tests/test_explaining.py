@@ -44,6 +44,15 @@ def test_a_path_as_either_file_has_it_leads_to_its_leaves(path: str, leaves: set
     assert {line["path"] for line in explain(plan, "web", path)["leaves"]} == leaves
 
 
+@pytest.mark.parametrize("item", ["0", "lahf_lm", "lahf-lm"])
+def test_bug_a_cpu_feature_with_an_underscore_was_not_found(item: str, tmp_path: Path) -> None:
+    cpu = "<cpu mode='custom'><model>Haswell</model><feature policy='require' name='lahf_lm'/></cpu>"
+    (tmp_path / "web.xml").write_text(domain().replace("<cpu mode='host-model'/>", cpu))
+    cli("plan", tmp_path / "web.xml", "-d", tmp_path / "plan")
+    (line,) = explain(tmp_path / "plan", "web", f"domain.cpu.features[{item}].name")["leaves"]
+    assert line["value"] == "lahf_lm"
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -1,6 +1,6 @@
 import pytest
 
-from migrate.model import VM, Refused
+from migrate.model import VM, Refused, Skipped
 from migrate.selection import Selection
 
 UUID = "6ba410c5-1e5c-4d57-bee7-2228e7ffa32f"
@@ -33,6 +33,15 @@ def vm(name="web1", uuid=UUID, state="shut off"):
 )
 def test_a_vm_is_wanted_when_any_select_and_no_exclude_matches(select, exclude, wanted):
     assert Selection.parse(select, exclude).wants(vm()) is wanted
+
+
+def test_what_could_not_be_read_is_meant_by_its_name_or_as_a_whole_host():
+    unread = Skipped("bad", "qemu://h/system", "no")
+    assert Selection.parse().may_mean(unread)
+    assert Selection.parse(["b*"]).may_mean(unread)
+    assert not Selection.parse(["web*"]).may_mean(unread)
+    assert Selection.parse(["web*"]).may_mean(Skipped("qemu://h/system", "qemu://h/system", "no"))
+    assert Selection.parse(["web*"]).may_mean(Skipped("/d/a.xml", "files:///d/a.xml", "no"))
 
 
 def test_a_vm_whose_name_is_a_uuid_is_found_by_it():

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from migrate import inventory, pipeline, reporting, state, whatif
+from migrate import site as sites
 from migrate.mapping import rules as all_rules
-from migrate.model import VM, BlockJob, Disk, Image, Refused, Translation
+from migrate.model import VM, BlockJob, Disk, Image, Refused
 from migrate.selection import Selection
 from migrate.site import Site
 from migrate.sources import files
@@ -32,12 +33,9 @@ def vm(**facts: Any) -> VM:
     return VM("web", UUID, "libvirt", "qemu://h/system", "qemu:///system", "h", "web", **facts)
 
 
-def translated(xml: bytes, live: bytes) -> Translation:
-    return pipeline.translate(vm(xml=xml, live=live, has_live=True), all_rules.load(), target("1.9"), Site())
-
-
-def differing(xml: bytes, live: bytes) -> list[Any]:
-    return [finding for finding in translated(xml, live).findings if finding.id == "state/live-differs"]
+def differing(xml: bytes, live: bytes, site: Site | None = None) -> list[Any]:
+    plan = pipeline.translate(vm(xml=xml, live=live, has_live=True), all_rules.load(), target("1.9"), site or Site())
+    return [finding for finding in plan.findings if finding.id == "state/live-differs"]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +118,81 @@ def test_what_libvirt_completes_for_a_running_guest_is_no_difference() -> None:
     assert not differing(domain(cpu=defined), domain(cpu=running))
     (finding,) = differing(domain(cpu=MODEL.format("custom", "Haswell", "")), domain(cpu=running))
     assert "Nehalem now, Haswell then" in finding.because
+
+
+VMX = "<feature policy='{}' name='vmx'/>"
+
+
+@pytest.mark.parametrize(
+    ("defined", "running", "said"),
+    [
+        (MODEL.format("custom", "Haswell", VMX.format("require")), MODEL.format("custom", "Haswell", ""), "vmx then"),
+        (
+            MODEL.format("custom", "Haswell", VMX.format("disable")),
+            MODEL.format("custom", "Haswell", VMX.format("require")),
+            "require now, disable then",
+        ),
+        ("<cpu mode='host-passthrough'/>", MODEL.format("custom", "Haswell", ""), "Haswell now, host-passthrough then"),
+        ("<cpu mode='host-model'/>", "<cpu mode='host-passthrough'/>", "host-passthrough now, host-model then"),
+        (MODEL.format("custom", "Haswell", VMX.format("optional")), MODEL.format("custom", "Haswell", ""), None),
+        (
+            MODEL.format("custom", "Haswell", VMX.format("optional").replace("vmx", "osxsave")),
+            MODEL.format("custom", "Haswell", ""),
+            None,
+        ),
+        ("<cpu mode='host-model'/>", MODEL.format("custom", "Haswell", VMX.format("require")), None),
+        ("", MODEL.format("custom", "qemu64", ""), None),
+    ],
+)
+def test_bug_a_cpu_that_the_running_guest_alone_has_went_unsaid(defined: str, running: str, said: str | None) -> None:
+    found = differing(domain(cpu=defined), domain(cpu=running))
+    assert len(found) == (said is not None)
+    assert all(said in finding.because for finding in found)
+
+
+def test_a_direct_interface_of_another_mode_is_a_difference() -> None:
+    nic = "<interface type='direct'><source dev='eth0' mode='{}'/><mac address='52:54:00:11:22:33'/></interface>"
+    site = sites.checked({"networks": {"default": {"pod": "masquerade"}}}, "site")
+    (finding,) = differing(domain(devices=nic.format("passthrough")), domain(devices=nic.format("bridge")), site)
+    assert "passthrough" in finding.because
+
+
+IMAGE = "<disk type='{}'><driver name='qemu' type='{}'/><source {}='{}'/>{}<target dev='vda' bus='virtio'/></disk>"
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (("file", "raw", "file", "/d/b", ""), "image: /d/b (raw) now, /d/a (raw) then"),
+        (("file", "qcow2", "file", "/d/a", ""), "image: /d/a (qcow2) now, /d/a (raw) then"),
+        (("block", "raw", "dev", "/dev/x", ""), "image: /dev/x (raw) now, /d/a (raw) then"),
+        (("file", "raw", "file", "/d/a", "<backingStore/><alias name='virtio-disk0'/>"), None),
+    ],
+)
+def test_bug_a_guest_that_writes_to_another_image_went_unsaid(now: tuple[str, ...], said: str | None) -> None:
+    xml = domain(devices=IMAGE.format("file", "raw", "file", "/d/a", ""))
+    disks = [Disk("vda", path="/d/a", format="raw", capacity=1 << 30, pool="default")]
+    record = vm(xml=xml, live=domain(devices=IMAGE.format(*now)), has_live=True, disks=disks)
+    plan = pipeline.translate(record, all_rules.load(), target("1.9"), Site())
+    found = [finding for finding in plan.findings if finding.id == "state/live-differs"]
+    assert [said in finding.because for finding in found] == [True] * (said is not None)
+
+
+def test_what_a_transient_disk_writes_to_is_no_difference() -> None:
+    defined = IMAGE.format("file", "qcow2", "file", "/d/a", "<transient/>")
+    record = vm(xml=domain(devices=defined), live=domain(devices=defined.replace("/d/a", "/d/a.TRANSIENT-web")))
+    record.disks = [Disk("vda", path="/d/a", format="qcow2", capacity=1 << 30)]
+    plan = pipeline.translate(record, all_rules.load(), target("1.9"), Site())
+    assert not [finding for finding in plan.findings if finding.id == "state/live-differs"]
+
+
+def test_bug_the_running_domain_kept_what_a_rule_of_the_user_hides(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "rules: [{id: mine, owns: frob.key, secret: 'true', flag: note, because: Gone., remedy: None.}]"
+    )
+    xml = domain(more="<frob key='hunter2'/>")
+    plan = pipeline.translate(vm(xml=xml, live=xml), all_rules.load(tmp_path), target("1.9"), Site())
+    assert b"(redacted)" in plan.live and b"hunter2" not in plan.live
 
 
 def test_what_libvirt_fills_in_of_a_device_that_is_not_carried_is_no_difference() -> None:
