@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from migrate.mapping.paths import Leaf
+from migrate.mapping.paths import Leaf, Node
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 
 UNSEEN = "libvirt shows these entries to the guest only with <smbios mode='sysinfo'/>."
 FURTHER = "libvirt shows the first SMBIOS block to the guest, and no other."
+# The entries of the system that each VM has of its own; one without a name is none.
+OF_THE_VM = ("serial", "uuid", "")
 CHASSIS = ("manufacturer", "version", "serial", "asset", "sku")
 
 
@@ -17,15 +19,20 @@ def _hidden(view: View, context: Context) -> str | None:
     """Why the guest sees nothing of a block, None where it does."""
     if view.text("/os.smbios.mode") != "sysinfo":
         return UNSEEN
-    text, blocks = context.document.text, context.document.nodes["sysinfo"]
-    first = next((node for node in blocks if text(f"{node.path}.type") == "smbios"), view.node)
-    return None if first is view.node else FURTHER
+    return None if view.node is _shown(context) else FURTHER
 
 
-def _entries(view: View) -> Iterator[tuple[str, list[Leaf]]]:
+def _shown(context: Context) -> Node | None:
+    """The SMBIOS block that the guest sees."""
+    text = context.document.text
+    blocks = context.document.nodes.get("sysinfo", ()) if text("os.smbios.mode") == "sysinfo" else ()
+    return next((node for node in blocks if text(f"{node.path}.type") == "smbios"), None)
+
+
+def _entries(owned: Iterable[Leaf]) -> Iterator[tuple[str, list[Leaf]]]:
     """The entries with their leaves, by name; libvirt takes the first of a name, so later ones have no name here."""
     by_node: dict[str, list[Leaf]] = {}
-    for leaf in view.owned:
+    for leaf in owned:
         by_node.setdefault(leaf.node.path, []).append(leaf)
     seen = set()
     for leaves in by_node.values():
@@ -44,7 +51,7 @@ def system(view: View, context: Context) -> Iterator[Sign]:
         yield ignore(view.owned, hidden)
         return
     cluster_wide = []
-    for name, leaves in _entries(view):
+    for name, leaves in _entries(view.owned):
         if name == "serial" and _text(leaves):
             yield write(leaves, "domain.firmware.serial", _text(leaves))
         elif name == "uuid" and _text(leaves).lower() == view.text("/uuid").lower():
@@ -66,7 +73,7 @@ def chassis(view: View, context: Context) -> Iterator[Sign]:
     if hidden := _hidden(view, context):
         yield ignore(view.owned, hidden)
         return
-    for name, leaves in _entries(view):
+    for name, leaves in _entries(view.owned):
         if name in CHASSIS and _text(leaves):
             yield write(leaves, f"domain.chassis.{name}", _text(leaves))
         elif name in ("", *CHASSIS):
@@ -86,9 +93,19 @@ def other(view: View, context: Context) -> Iterator[Sign]:
 
 
 def gained_maker(context: Context, writes: Mapping[str, Any]) -> str | None:
-    """The maker in SMBIOS, which s390x machines do not have, where the source names none of its own."""
-    named = context.document.text("os.smbios.mode") == "sysinfo" and "sysinfo" in context.document.nodes
-    return None if named or context.arch == "s390x" else "KubeVirt"
+    """The maker in SMBIOS, which s390x machines do not have, where no entry of the source says that it changes."""
+    return None if context.arch == "s390x" or _names_its_own(context) else "KubeVirt"
+
+
+def _names_its_own(context: Context) -> bool:
+    """Whether the guest sees a maker, product, family, version or sku of its own, which are flagged as cluster-wide."""
+    block = _shown(context)
+    if block is None:
+        return False
+    every = context.document.by_pattern
+    leaves = [*every.get("sysinfo.system.entry.name", ()), *every.get("sysinfo.system.entry", ())]
+    entries = _entries(leaf for leaf in leaves if leaf.path.startswith(block.prefix))
+    return any(name not in OF_THE_VM and _text(found) for name, found in entries)
 
 
 def gained_serial(context: Context, writes: Mapping[str, Any]) -> str | None:

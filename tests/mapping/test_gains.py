@@ -25,6 +25,12 @@ SCREEN = (
 FOR_ALL = {"default": {"accessModes": ["ReadWriteOnce", "ReadWriteMany"]}}
 DEVICES = {"pci:*": "a.b/c", "mdev:*": "a.b/d"}
 POD, BRIDGE = {"default": {"pod": "masquerade"}}, {"default": {"pod": "bridge"}}
+SHOWN = "<os><type arch='x86_64' machine='q35'>hvm</type><smbios mode='sysinfo'/></os>"
+
+
+def smbios(**entries: str) -> str:
+    system = "".join(f"<entry name='{name}'>{value}</entry>" for name, value in entries.items())
+    return f"<sysinfo type='smbios'><system>{system}</system></sysinfo>"
 
 
 def bound(run: Callable, rules: Rules, xml: str, site: dict[str, Any], **example: str) -> str | None:
@@ -101,13 +107,13 @@ def test_input_devices_that_come_with_a_screen_are_gains(
         ("", {}, "KubeVirt", "a random UUID"),
         ("", {"kubevirt": "1.4"}, "KubeVirt", None),
         ("<os><type arch='s390x' machine='s390-ccw-virtio'>hvm</type></os>", {}, None, None),
-        (
-            "<os><type arch='x86_64' machine='q35'>hvm</type><smbios mode='sysinfo'/></os>"
-            "<sysinfo type='smbios'><system><entry name='serial'>A</entry></system></sysinfo>",
-            {},
-            None,
-            None,
-        ),
+        (SHOWN + smbios(serial="A"), {}, "KubeVirt", None),
+        (SHOWN + "<sysinfo type='fwcfg'><entry name='opt/a'>b</entry></sysinfo>", {}, "KubeVirt", "a random UUID"),
+        (SHOWN + smbios(serial="A") + smbios(manufacturer="B"), {}, "KubeVirt", None),
+        (SHOWN + smbios(serial="A", manufacturer=""), {}, "KubeVirt", None),
+        (SHOWN + smbios(serial="A", manufacturer="B"), {}, None, None),
+        (SHOWN + smbios(sku="B") + smbios(serial="A"), {}, None, "a random UUID"),
+        (SHOWN.replace("sysinfo", "emulate") + smbios(manufacturer="B"), {}, "KubeVirt", "a random UUID"),
     ],
 )
 def test_what_kubevirt_says_of_the_machine_in_smbios_is_a_gain(
