@@ -27,6 +27,8 @@ DEVICES = {"pci:*": "a.b/c", "mdev:*": "a.b/d"}
 POD, BRIDGE = {"default": {"pod": "masquerade"}}, {"default": {"pod": "bridge"}}
 SHOWN = "<os><type arch='x86_64' machine='q35'>hvm</type><smbios mode='sysinfo'/></os>"
 
+ARM = "<os><type arch='aarch64' machine='virt'>hvm</type></os>"
+
 
 def smbios(**entries: str) -> str:
     system = "".join(f"<entry name='{name}'>{value}</entry>" for name, value in entries.items())
@@ -107,6 +109,9 @@ def test_input_devices_that_come_with_a_screen_are_gains(
         ("", {}, "KubeVirt", "a random UUID"),
         ("", {"kubevirt": "1.4"}, "KubeVirt", None),
         ("<os><type arch='s390x' machine='s390-ccw-virtio'>hvm</type></os>", {}, None, None),
+        (ARM, {}, "KubeVirt", "a random UUID"),
+        (ARM, {"kubevirt": "1.6"}, "KubeVirt", "a random UUID"),
+        (ARM, {"kubevirt": "1.5"}, None, None),
         (SHOWN + smbios(serial="A"), {}, "KubeVirt", None),
         (SHOWN + "<sysinfo type='fwcfg'><entry name='opt/a'>b</entry></sysinfo>", {}, "KubeVirt", "a random UUID"),
         (SHOWN + smbios(serial="A") + smbios(manufacturer="B"), {}, "KubeVirt", None),
