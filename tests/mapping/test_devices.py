@@ -110,3 +110,24 @@ def test_the_chipsets_watchdog_does_not_take_the_place_of_the_other(run: Callabl
     )
     assert book.writes["domain.devices.watchdog.i6300esb.action"].value == "reset"
     assert not {found for found in _findings(book) if found.startswith("watchdog")}
+
+
+@pytest.mark.parametrize(
+    ("xml", "gates", "off", "gained"),
+    [
+        ("", "", True, True),
+        ("<memoryBacking><hugepages/></memoryBacking>", "", False, False),
+        ("<memoryBacking><hugepages><page size='3' unit='M'/></hugepages></memoryBacking>", "", True, True),
+        ("<cputune><vcpupin vcpu='0' cpuset='4'/></cputune>", "+CPUManager", False, False),
+        ("<cputune><vcpupin vcpu='0' cpuset='4'/></cputune>", "", True, True),
+    ],
+)
+def test_freed_pages_of_high_performance_guests_are_not_reported(
+    xml: str, gates: str, off: bool, gained: bool, run: Callable, rules: Rules
+) -> None:
+    disabled = "VirtualMachine.spec.template.metadata.annotations[kubevirt.io/free-page-reporting-disabled]"
+    balloon = "<devices><memballoon model='virtio'{}/></devices>"
+    said = run(xml + balloon.format(" freePageReporting='off'"), rules, {"gates": gates})
+    assert (disabled in said.writes) is off
+    unsaid = run(xml + balloon.format(""), rules, {"gates": gates})
+    assert ("domain.devices.autoattachMemBalloon" in _gains(unsaid)) is gained
