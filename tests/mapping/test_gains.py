@@ -143,3 +143,14 @@ def test_mpx_was_taken_from_named_models_without_a_word(
 ) -> None:
     book = run(f"<os><type arch='x86_64' machine='q35'>hvm</type></os>{cpu}", rules)
     assert {gain.path: gain.value for gain in book.gains}.get("domain.cpu.features") == gained
+
+
+@pytest.mark.parametrize(
+    ("features", "kubevirt", "gained"),
+    [("", "1.9", "vmport off"), ("", "1.5", "vmport off"), ("", "1.4", None), ("<vmport state='on'/>", "1.9", None)],
+)
+def test_vmwares_port_is_closed_since_1_5(
+    features: str, kubevirt: str, gained: str | None, run: Callable, rules: Rules
+) -> None:
+    book = run(f"<features>{features}</features>", rules, {"kubevirt": kubevirt})
+    assert {gain.path: gain.value for gain in book.gains}.get("domain.features") == gained
