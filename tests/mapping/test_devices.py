@@ -104,6 +104,28 @@ def test_a_graphics_adapter_is_named_where_kubevirt_would_choose_another(
     assert not {"video-model/model", "video-model/arch"} & _findings(book)
 
 
+@pytest.mark.parametrize(
+    ("kubevirt", "gates", "model", "unsupported"),
+    [
+        ("1.3", "", "vga", False),
+        ("1.3", "", "bochs", True),
+        ("1.3", "+BochsDisplayForEFIGuests", "bochs", False),
+        ("1.3", "+BochsDisplayForEFIGuests", "vga", True),
+        ("1.4", "", "bochs", False),
+    ],
+)
+def test_the_adapter_of_efi_guests_needs_a_gate_in_1_3(
+    kubevirt: str, gates: str, model: str, unsupported: bool, run: Callable, rules: Rules
+) -> None:
+    book = run(
+        "<os firmware='efi'><type arch='x86_64' machine='q35'>hvm</type></os>"
+        f"<devices><graphics type='vnc'/><video><model type='{model}'/></video></devices>",
+        rules,
+        {"kubevirt": kubevirt, "gates": gates},
+    )
+    assert ("video-model/unsupported" in _findings(book)) is unsupported
+
+
 def test_the_chipsets_watchdog_does_not_take_the_place_of_the_other(run: Callable, rules: Rules) -> None:
     book = run(
         "<devices><watchdog model='itco' action='reset'/><watchdog model='i6300esb' action='reset'/></devices>", rules
