@@ -86,20 +86,27 @@ def test_settings_that_keep_a_running_guest_on_its_node(
 
 
 @pytest.mark.parametrize(
-    ("arch", "devices", "added"),
+    ("arch", "devices", "kubevirt", "added"),
     [
-        ("aarch64' machine='virt", "<graphics type='vnc'/>", "keyboard on usb, tablet on usb"),
-        ("aarch64' machine='virt", "<graphics type='vnc'/><input type='tablet' bus='virtio'/>", "keyboard on usb"),
-        ("aarch64' machine='virt", "<graphics type='vnc'/><video><model type='none'/></video>", None),
-        ("aarch64' machine='virt", "", None),
-        ("s390x' machine='s390-ccw-virtio", "<video/>", "keyboard on virtio"),
-        ("x86_64' machine='q35", "<graphics type='vnc'/>", None),
+        ("aarch64' machine='virt", "<graphics type='vnc'/>", "1.9", "keyboard on usb, tablet on usb"),
+        (
+            "aarch64' machine='virt",
+            "<graphics type='vnc'/><input type='tablet' bus='virtio'/>",
+            "1.9",
+            "keyboard on usb",
+        ),
+        ("aarch64' machine='virt", "<graphics type='vnc'/><video><model type='none'/></video>", "1.9", None),
+        ("aarch64' machine='virt", "", "1.9", None),
+        ("s390x' machine='s390-ccw-virtio", "<video/>", "1.9", "keyboard on virtio"),
+        ("s390x' machine='s390-ccw-virtio", "<video/>", "1.4", "keyboard on virtio"),
+        ("s390x' machine='s390-ccw-virtio", "<video/>", "1.3", None),
+        ("x86_64' machine='q35", "<graphics type='vnc'/>", "1.9", None),
     ],
 )
 def test_input_devices_that_come_with_a_screen_are_gains(
-    arch: str, devices: str, added: str | None, run: Callable, rules: Rules
+    arch: str, devices: str, kubevirt: str, added: str | None, run: Callable, rules: Rules
 ) -> None:
-    book = run(f"<os><type arch='{arch}'>hvm</type></os><devices>{devices}</devices>", rules)
+    book = run(f"<os><type arch='{arch}'>hvm</type></os><devices>{devices}</devices>", rules, {"kubevirt": kubevirt})
     assert {gain.path: gain.value for gain in book.gains}.get("domain.devices.inputs") == added
 
 
