@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from migrate.mapping import tuning
 from migrate.mapping.signs import Context, Sign, View, default, flag, write
@@ -30,3 +31,23 @@ def dedicated(view: View, context: Context) -> Iterator[Sign]:
         yield default(view.owned, f"KubeVirt gives the hint with dedicated CPUs and without them none ({HINT}).")
     else:
         yield flag(view.owned, "untold" if hinted else "told")
+
+
+def vmport(view: View, context: Context) -> Iterator[Sign]:
+    """VMware's port, which KubeVirt closes since 1.5 and before left to QEMU, which has it open."""
+    state = view.text("features.vmport.state", "on")
+    if _closes_vmport(context) and state == "off":
+        yield default(view.owned, "KubeVirt switches it off (converter/compute/hypervisor_features.go).")
+    elif not _closes_vmport(context) and state == "on":
+        yield default(view.owned, "KubeVirt leaves it to QEMU, which has it on (QEMU hw/i386/pc.c, vmport).")
+    else:
+        yield flag(view.owned, "closed" if _closes_vmport(context) else "open")
+
+
+def gained_vmport(context: Context, writes: Mapping[str, Any]) -> str | None:
+    """That VMware's port is closed."""
+    return "vmport off" if _closes_vmport(context) else None
+
+
+def _closes_vmport(context: Context) -> bool:
+    return context.target.at_least("1.5")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from migrate.mapping.ledger import item_key
 from migrate.mapping.paths import Node
-from migrate.mapping.signs import Context, Sign, View, flag, write
+from migrate.mapping.signs import Context, Sign, View, default, flag, write
 from migrate.target.vocabulary import Target
 
 FILESYSTEMS = "domain.devices.filesystems"
@@ -58,3 +58,13 @@ def served(view: View, context: Context) -> Iterator[Sign]:
         yield flag(view.owned, "from-9p", f"mount -t virtiofs {name}")
     if name != tag:
         yield flag(view.owned, "tag", f"{name} for {tag}")
+
+
+def attributes(view: View, context: Context) -> Iterator[Sign]:
+    """Extended attributes, which KubeVirt's virtiofsd passed on before 1.5, where it ran with privileges."""
+    passed = not context.target.at_least("1.5")
+    if view.text("binary.xattr") == ("on" if passed else "off"):
+        what = "passes on extended attributes" if passed else "passes on no extended attributes"
+        yield default(view.owned, f"KubeVirt's virtiofsd {what} (pkg/virt-controller/services/virtiofs.go).")
+    else:
+        yield flag(view.owned, "passed" if passed else "lost")

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from migrate.mapping.memory import X86
 from migrate.mapping.signs import Context, Sign, View, default, flag, write
 
-# What the machine has by itself: by architecture, the bus of each kind. arm64 and s390x get theirs with the display.
-MACHINE = {
-    "x86_64": {"keyboard": "ps2", "mouse": "ps2"},
-    "i686": {"keyboard": "ps2", "mouse": "ps2"},
-    "aarch64": {"keyboard": "usb"},
-    "s390x": {"keyboard": "virtio"},
-}
+# What x86 machines have by themselves: the bus of each kind.
+MACHINE = {"keyboard": "ps2", "mouse": "ps2"}
 SOURCES = {
     "aarch64": "KubeVirt adds a USB keyboard on arm64 (converter/compute/input_device.go).",
     "s390x": "KubeVirt adds a virtio keyboard on s390x (converter/compute/input_device.go).",
@@ -26,7 +22,7 @@ PS2 = "Every x86 machine has PS/2 keyboard and mouse (libvirt's qemuDomainDefAdd
 def device(view: View, context: Context) -> Iterator[Sign]:
     """A tablet is written; a keyboard or mouse is there already, or another of its kind is."""
     kind, bus = view.text("type"), view.text("bus")
-    own = MACHINE.get(context.arch, {}).get(kind)
+    own = (MACHINE if context.arch in X86 else _added(context)).get(kind)
     if kind == "tablet":
         yield from _tablet(view, bus, context)
     elif context.arch in ADDED and not _screen(context):
@@ -56,10 +52,16 @@ def _screen(context: Context) -> bool:
     return there and context.document.text("devices.video[0].model.type") != "none"
 
 
+def _added(context: Context) -> dict[str, str]:
+    """The input devices that KubeVirt adds beside a screen: the bus of each kind."""
+    # On s390x since 1.4.1 (converter/s390x.go).
+    none = context.arch == "s390x" and not context.target.at_least("1.4")
+    return {} if none else ADDED.get(context.arch, {})
+
+
 def gained(context: Context, writes: Mapping[str, Any]) -> str | None:
     """The input devices that KubeVirt adds beside a screen and the source does not have."""
     if not _screen(context):
         return None
     there = {leaf.value for leaf in context.document.by_pattern.get("devices.input.type", ())}
-    added = ADDED.get(context.arch, {}).items()
-    return ", ".join(f"{kind} on {bus}" for kind, bus in added if kind not in there) or None
+    return ", ".join(f"{kind} on {bus}" for kind, bus in _added(context).items() if kind not in there) or None

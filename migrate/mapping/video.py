@@ -20,7 +20,8 @@ def usual(context: Context) -> str:
     """The adapter that KubeVirt chooses where the VM names none."""
     if context.arch in ("aarch64", "s390x"):
         return "virtio"
-    return "bochs" if context.firmware == "efi" else "vga"
+    bochs = context.firmware == "efi" and context.target.enabled("BochsDisplayForEFIGuests")
+    return "bochs" if bochs else "vga"
 
 
 def gate(view: View, context: Context) -> str | None:

@@ -104,9 +104,52 @@ def test_a_graphics_adapter_is_named_where_kubevirt_would_choose_another(
     assert not {"video-model/model", "video-model/arch"} & _findings(book)
 
 
+@pytest.mark.parametrize(
+    ("kubevirt", "gates", "model", "unsupported"),
+    [
+        ("1.3", "", "vga", False),
+        ("1.3", "", "bochs", True),
+        ("1.3", "+BochsDisplayForEFIGuests", "bochs", False),
+        ("1.3", "+BochsDisplayForEFIGuests", "vga", True),
+        ("1.4", "", "bochs", False),
+    ],
+)
+def test_the_adapter_of_efi_guests_needs_a_gate_in_1_3(
+    kubevirt: str, gates: str, model: str, unsupported: bool, run: Callable, rules: Rules
+) -> None:
+    book = run(
+        "<os firmware='efi'><type arch='x86_64' machine='q35'>hvm</type></os>"
+        f"<devices><graphics type='vnc'/><video><model type='{model}'/></video></devices>",
+        rules,
+        {"kubevirt": kubevirt, "gates": gates},
+    )
+    assert ("video-model/unsupported" in _findings(book)) is unsupported
+
+
 def test_the_chipsets_watchdog_does_not_take_the_place_of_the_other(run: Callable, rules: Rules) -> None:
     book = run(
         "<devices><watchdog model='itco' action='reset'/><watchdog model='i6300esb' action='reset'/></devices>", rules
     )
     assert book.writes["domain.devices.watchdog.i6300esb.action"].value == "reset"
     assert not {found for found in _findings(book) if found.startswith("watchdog")}
+
+
+@pytest.mark.parametrize(
+    ("xml", "gates", "off", "gained"),
+    [
+        ("", "", True, True),
+        ("<memoryBacking><hugepages/></memoryBacking>", "", False, False),
+        ("<memoryBacking><hugepages><page size='3' unit='M'/></hugepages></memoryBacking>", "", True, True),
+        ("<cputune><vcpupin vcpu='0' cpuset='4'/></cputune>", "+CPUManager", False, False),
+        ("<cputune><vcpupin vcpu='0' cpuset='4'/></cputune>", "", True, True),
+    ],
+)
+def test_freed_pages_of_high_performance_guests_are_not_reported(
+    xml: str, gates: str, off: bool, gained: bool, run: Callable, rules: Rules
+) -> None:
+    disabled = "VirtualMachine.spec.template.metadata.annotations[kubevirt.io/free-page-reporting-disabled]"
+    balloon = "<devices><memballoon model='virtio'{}/></devices>"
+    said = run(xml + balloon.format(" freePageReporting='off'"), rules, {"gates": gates})
+    assert (disabled in said.writes) is off
+    unsaid = run(xml + balloon.format(""), rules, {"gates": gates})
+    assert ("domain.devices.autoattachMemBalloon" in _gains(unsaid)) is gained

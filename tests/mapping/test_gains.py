@@ -25,6 +25,14 @@ SCREEN = (
 FOR_ALL = {"default": {"accessModes": ["ReadWriteOnce", "ReadWriteMany"]}}
 DEVICES = {"pci:*": "a.b/c", "mdev:*": "a.b/d"}
 POD, BRIDGE = {"default": {"pod": "masquerade"}}, {"default": {"pod": "bridge"}}
+SHOWN = "<os><type arch='x86_64' machine='q35'>hvm</type><smbios mode='sysinfo'/></os>"
+
+ARM = "<os><type arch='aarch64' machine='virt'>hvm</type></os>"
+
+
+def smbios(**entries: str) -> str:
+    system = "".join(f"<entry name='{name}'>{value}</entry>" for name, value in entries.items())
+    return f"<sysinfo type='smbios'><system>{system}</system></sysinfo>"
 
 
 def bound(run: Callable, rules: Rules, xml: str, site: dict[str, Any], **example: str) -> str | None:
@@ -78,20 +86,27 @@ def test_settings_that_keep_a_running_guest_on_its_node(
 
 
 @pytest.mark.parametrize(
-    ("arch", "devices", "added"),
+    ("arch", "devices", "kubevirt", "added"),
     [
-        ("aarch64' machine='virt", "<graphics type='vnc'/>", "keyboard on usb, tablet on usb"),
-        ("aarch64' machine='virt", "<graphics type='vnc'/><input type='tablet' bus='virtio'/>", "keyboard on usb"),
-        ("aarch64' machine='virt", "<graphics type='vnc'/><video><model type='none'/></video>", None),
-        ("aarch64' machine='virt", "", None),
-        ("s390x' machine='s390-ccw-virtio", "<video/>", "keyboard on virtio"),
-        ("x86_64' machine='q35", "<graphics type='vnc'/>", None),
+        ("aarch64' machine='virt", "<graphics type='vnc'/>", "1.9", "keyboard on usb, tablet on usb"),
+        (
+            "aarch64' machine='virt",
+            "<graphics type='vnc'/><input type='tablet' bus='virtio'/>",
+            "1.9",
+            "keyboard on usb",
+        ),
+        ("aarch64' machine='virt", "<graphics type='vnc'/><video><model type='none'/></video>", "1.9", None),
+        ("aarch64' machine='virt", "", "1.9", None),
+        ("s390x' machine='s390-ccw-virtio", "<video/>", "1.9", "keyboard on virtio"),
+        ("s390x' machine='s390-ccw-virtio", "<video/>", "1.4", "keyboard on virtio"),
+        ("s390x' machine='s390-ccw-virtio", "<video/>", "1.3", None),
+        ("x86_64' machine='q35", "<graphics type='vnc'/>", "1.9", None),
     ],
 )
 def test_input_devices_that_come_with_a_screen_are_gains(
-    arch: str, devices: str, added: str | None, run: Callable, rules: Rules
+    arch: str, devices: str, kubevirt: str, added: str | None, run: Callable, rules: Rules
 ) -> None:
-    book = run(f"<os><type arch='{arch}'>hvm</type></os><devices>{devices}</devices>", rules)
+    book = run(f"<os><type arch='{arch}'>hvm</type></os><devices>{devices}</devices>", rules, {"kubevirt": kubevirt})
     assert {gain.path: gain.value for gain in book.gains}.get("domain.devices.inputs") == added
 
 
@@ -101,13 +116,16 @@ def test_input_devices_that_come_with_a_screen_are_gains(
         ("", {}, "KubeVirt", "a random UUID"),
         ("", {"kubevirt": "1.4"}, "KubeVirt", None),
         ("<os><type arch='s390x' machine='s390-ccw-virtio'>hvm</type></os>", {}, None, None),
-        (
-            "<os><type arch='x86_64' machine='q35'>hvm</type><smbios mode='sysinfo'/></os>"
-            "<sysinfo type='smbios'><system><entry name='serial'>A</entry></system></sysinfo>",
-            {},
-            None,
-            None,
-        ),
+        (ARM, {}, "KubeVirt", "a random UUID"),
+        (ARM, {"kubevirt": "1.6"}, "KubeVirt", "a random UUID"),
+        (ARM, {"kubevirt": "1.5"}, None, None),
+        (SHOWN + smbios(serial="A"), {}, "KubeVirt", None),
+        (SHOWN + "<sysinfo type='fwcfg'><entry name='opt/a'>b</entry></sysinfo>", {}, "KubeVirt", "a random UUID"),
+        (SHOWN + smbios(serial="A") + smbios(manufacturer="B"), {}, "KubeVirt", None),
+        (SHOWN + smbios(serial="A", manufacturer=""), {}, "KubeVirt", None),
+        (SHOWN + smbios(serial="A", manufacturer="B"), {}, None, None),
+        (SHOWN + smbios(sku="B") + smbios(serial="A"), {}, None, "a random UUID"),
+        (SHOWN.replace("sysinfo", "emulate") + smbios(manufacturer="B"), {}, "KubeVirt", "a random UUID"),
     ],
 )
 def test_what_kubevirt_says_of_the_machine_in_smbios_is_a_gain(
@@ -132,3 +150,14 @@ def test_mpx_was_taken_from_named_models_without_a_word(
 ) -> None:
     book = run(f"<os><type arch='x86_64' machine='q35'>hvm</type></os>{cpu}", rules)
     assert {gain.path: gain.value for gain in book.gains}.get("domain.cpu.features") == gained
+
+
+@pytest.mark.parametrize(
+    ("features", "kubevirt", "gained"),
+    [("", "1.9", "vmport off"), ("", "1.5", "vmport off"), ("", "1.4", None), ("<vmport state='on'/>", "1.9", None)],
+)
+def test_vmwares_port_is_closed_since_1_5(
+    features: str, kubevirt: str, gained: str | None, run: Callable, rules: Rules
+) -> None:
+    book = run(f"<features>{features}</features>", rules, {"kubevirt": kubevirt})
+    assert {gain.path: gain.value for gain in book.gains}.get("domain.features") == gained
