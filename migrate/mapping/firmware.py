@@ -34,6 +34,8 @@ def efi(view: View, context: Context) -> Iterator[Sign]:
         yield write(leaves, SECURE_BOOT, secure)
         if row:
             yield flag(leaves, row)
+        if view.text("os.type.arch") == "i686":
+            yield flag(leaves, "ia32")
         yield from _unknown(view, leaves)
     elif leaves:
         yield _bios(view, leaves)
