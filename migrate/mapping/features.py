@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrate.mapping import tuning
+from migrate.mapping import iommu, tuning
 from migrate.mapping.signs import Context, Sign, View, default, flag, write
 
 HINT = "pkg/virt-launcher/virtwrap/converter/vcpu/vcpu.go AdjustDomainForTopologyAndCPUSet"
@@ -30,3 +30,14 @@ def dedicated(view: View, context: Context) -> Iterator[Sign]:
         yield default(view.owned, f"KubeVirt gives the hint with dedicated CPUs and without them none ({HINT}).")
     else:
         yield flag(view.owned, "untold" if hinted else "told")
+
+
+def ioapic(view: View, context: Context) -> Iterator[Sign]:
+    """The I/O interrupt controller, which libvirt puts into QEMU along with an IOMMU that it adds by itself."""
+    driver = view.text("features.ioapic.driver")
+    if driver == "kvm":
+        yield default(view.owned, "KVM's is QEMU's default and KubeVirt changes nothing (accel/kvm/kvm-all.c).")
+    elif driver == "qemu" and iommu.added(view, context):
+        yield default(view.owned, "It comes with the IOMMU that libvirt adds (qemuDomainDefEnableDefaultFeatures).")
+    else:
+        yield flag(view.owned, "qemu" if driver == "qemu" else "unknown")
