@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from migrate.mapping.memory import X86
 from migrate.mapping.paths import Leaf
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 
@@ -93,7 +94,8 @@ def timer(view: View, context: Context) -> Iterator[Sign]:
         yield default(view.owned, "Of this timer libvirt gives QEMU the frequency and nothing else (qemu_command.c).")
         return
     if name not in TIMERS:
-        yield flag(view.owned, name if name in ("tsc", "armvtimer") else "unknown")
+        row = "tsc-fixed" if name == "tsc" and _invariant(view, context) else name
+        yield flag(view.owned, row if row in ("tsc", "tsc-fixed", "armvtimer") else "unknown")
         return
     target, policies = TIMERS[name]
     path = f"domain.clock.timer.{target}"
@@ -109,6 +111,13 @@ def timer(view: View, context: Context) -> Iterator[Sign]:
     for leaf, field, value in written:
         yield write(rest.pop(leaf.path), f"{path}.{field}", value)
     yield from _remainder(rest.values(), bool(written))
+
+
+def _invariant(view: View, context: Context) -> bool:
+    """Whether KubeVirt fixes the counter's frequency because the VM asks for invtsc (watch/topology/tsc.go)."""
+    features = [leaf for leaf in view.every("/cpu.feature.name") if leaf.value == "invtsc"]
+    asked = any(view.others(leaf, "policy") in ("require", "force", "") for leaf in features)
+    return asked and context.arch in X86
 
 
 def _remainder(leaves: Iterable[Leaf], written: bool) -> Iterator[Sign]:

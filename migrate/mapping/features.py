@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from migrate.mapping import tuning
+from migrate.mapping import iommu, tuning
 from migrate.mapping.signs import Context, Sign, View, default, flag, write
 
 HINT = "pkg/virt-launcher/virtwrap/converter/vcpu/vcpu.go AdjustDomainForTopologyAndCPUSet"
@@ -51,3 +51,14 @@ def gained_vmport(context: Context, writes: Mapping[str, Any]) -> str | None:
 
 def _closes_vmport(context: Context) -> bool:
     return context.target.at_least("1.5")
+
+
+def ioapic(view: View, context: Context) -> Iterator[Sign]:
+    """The I/O interrupt controller, which libvirt puts into QEMU along with an IOMMU that it adds by itself."""
+    driver = view.text("features.ioapic.driver")
+    if driver == "kvm":
+        yield default(view.owned, "KVM's is QEMU's default and KubeVirt changes nothing (accel/kvm/kvm-all.c).")
+    elif driver == "qemu" and iommu.added(view, context):
+        yield default(view.owned, "It comes with the IOMMU that libvirt adds (qemuDomainDefEnableDefaultFeatures).")
+    else:
+        yield flag(view.owned, "qemu" if driver == "qemu" else "unknown")

@@ -9,8 +9,11 @@ from typing import Any
 from migrate.mapping.paths import Leaf
 from migrate.mapping.signs import EFI_IMAGE, Context, Sign, View, default, flag, ignore, write
 
-# Builds and variable stores with Secure Boot: OVMF_CODE.secboot.fd, OVMF_VARS_4M.ms.fd, edk2-i386-secure-code.fd.
-SECURE_IMAGE = re.compile(r"secboot|secure|[._]ms[._]|snakeoil|enrolled", re.IGNORECASE)
+# Builds with Secure Boot (OVMF_CODE.secboot.fd, edk2-i386-secure-code.fd), and templates of variables that have keys.
+SECURE_IMAGE = re.compile(r"secboot|secure|[-._]ms[-._]|snakeoil|enrolled", re.IGNORECASE)
+# Builds that come with such a template: OVMF_CODE_4M.ms.fd, ovmf-x86_64-smm-ms-code.bin. One called secboot comes with
+# either: libvirt's own table gives OVMF_CODE.secboot.fd one without keys (src/qemu/qemu_conf.c, DEFAULT_LOADER_NVRAM).
+KEYED_BUILD = re.compile(r"[-._]ms[-._]|snakeoil|enrolled", re.IGNORECASE)
 SECURE_BOOT = "domain.firmware.bootloader.efi.secureBoot"
 FEATURES = {
     "os.firmware.feature.name": ("secure-boot", "enrolled-keys"),
@@ -31,6 +34,8 @@ def efi(view: View, context: Context) -> Iterator[Sign]:
         yield write(leaves, SECURE_BOOT, secure)
         if row:
             yield flag(leaves, row)
+        if view.text("os.type.arch") == "i686":
+            yield flag(leaves, "ia32")
         yield from _unknown(view, leaves)
     elif leaves:
         yield _bios(view, leaves)
@@ -66,17 +71,23 @@ def _bios(view: View, leaves: list[Leaf]) -> Sign:
 def _insecure(view: View) -> str | None:
     """Nothing where Secure Boot is on, None where it is off, else the row that says why it is off."""
     features = {view.others(leaf, "name"): leaf.value for leaf in view.every("os.firmware.feature.enabled")}
+    build = view.text("os.loader").rpartition("/")[2]
     asked = view.text("os.loader.secure") == "yes" or features.get("secure-boot") == "yes"
-    capable = asked or bool(SECURE_IMAGE.search(view.text("os.loader").rpartition("/")[2]))
-    template = view.text("os.nvram.template").rpartition("/")[2]
-    keys = features.get("enrolled-keys") or ("yes" if SECURE_IMAGE.search(template) else "no" if template else "")
-    if features.get("secure-boot") == "no" or not (capable or keys == "yes"):
+    keys = features.get("enrolled-keys") or _keys(build, view.text("os.nvram.template").rpartition("/")[2])
+    if features.get("secure-boot") == "no" or not (asked or SECURE_IMAGE.search(build) or keys == "yes"):
         return None
     if view.text("os.type.arch") not in ("x86_64", "i686"):
         return "arch"
     if keys == "no" or view.text("os.loader.secure") == "no":
         return "no-keys"
-    return ""
+    return "" if keys == "yes" else "keys-unknown"
+
+
+def _keys(build: str, template: str) -> str:
+    """Whether keys are enrolled by the names of the firmware's files: yes, no, or nothing where they do not say it."""
+    if template:
+        return "yes" if SECURE_IMAGE.search(template) else "no"
+    return "yes" if KEYED_BUILD.search(build) else ""
 
 
 def variables(view: View, context: Context) -> Iterator[Sign]:

@@ -23,6 +23,7 @@ INTERFACE = "domain.devices.interfaces"
 # pkg/network/link/address.go StaticMasqueradeBridgeMAC
 RESERVED = "02:00:00:00:00:00"
 FORETOLD = "not to be foretold"
+ORDER = re.compile(r"[0-9]{1,9}")
 MAC = re.compile(r"([0-9a-fA-F]{1,2}:){5}[0-9a-fA-F]{1,2}")
 
 
@@ -115,6 +116,10 @@ def network(view: View, context: Context) -> Iterator[Sign]:
         yield flag(leaves, "emulated" if kind == "hostdev" else "sriov")
     if kind not in READ:
         yield flag(leaves, "kind", kind)
+    if not found.multus and found.binding == "bridge":
+        yield flag(leaves, "pod-bridge")
+    elif not found.multus and kind != "user":
+        yield flag(leaves, "pod")
 
 
 def gained_none(context: Context, writes: Writes) -> bool | None:
@@ -140,6 +145,27 @@ def mac(view: View, context: Context) -> Iterator[Sign]:
         yield flag(view.owned, "reserved")
     else:
         yield write(view.owned, f"{INTERFACE}.macAddress", address)
+
+
+def boot(view: View, context: Context) -> Iterator[Sign]:
+    """The interface's place among the devices that the guest boots from."""
+    order = view.text("boot.order")
+    if not ORDER.fullmatch(order):
+        yield flag(view.owned, "malformed", order)
+        return
+    yield write(view.owned, f"{INTERFACE}.bootOrder", int(order))
+    if boot_server_lost(view.node, context):
+        yield flag(view.owned, "pod")
+
+
+def boot_server_lost(node: Node, context: Context) -> bool:
+    """Whether the guest could boot from the network there and is on the pod network now.
+
+    KubeVirt answers its DHCP requests itself then and names no boot server (pkg/network/dhcp/server/server.go
+    prepareDHCPOptions); nor does QEMU's user networking as libvirt starts it.
+    """
+    found = attachment(node, context)
+    return isinstance(found, Network) and not found.multus and _source(node, context)[0] != "user"
 
 
 def link(view: View, context: Context) -> Iterator[Sign]:

@@ -84,17 +84,21 @@ def boot(view: View, context: Context) -> Iterator[Sign]:
         elif node is None:
             yield ignore(leaf, "The domain has no such device to boot from.")
         else:
-            yield _boot(leaf, node, places[leaf.value], context)
+            yield from _boot(leaf, node, places[leaf.value], context)
 
 
-def _boot(leaf: Leaf, node: Node, place: int, context: Context) -> Sign:
+def _boot(leaf: Leaf, node: Node, place: int, context: Context) -> Iterator[Sign]:
+    network = leaf.value == "network"
+    items, gate = ("interfaces", interface.gate) if network else ("disks", disk.gate)
     if leaf.value == "fd":
-        return flag(leaf, "floppy")
-    items, gate = ("interfaces", interface.gate) if leaf.value == "network" else ("disks", disk.gate)
-    if shut(gate, node, context):
-        return flag(leaf, "not-carried")
-    key = element_key(context.document.text(f"{node.path}.target.dev") if items == "disks" else "", node)
-    return write(leaf, f"domain.devices.{items}[{key}].bootOrder", place)
+        yield flag(leaf, "floppy")
+    elif shut(gate, node, context):
+        yield flag(leaf, "not-carried")
+    else:
+        key = element_key(context.document.text(f"{node.path}.target.dev") if items == "disks" else "", node)
+        yield write(leaf, f"domain.devices.{items}[{key}].bootOrder", place)
+        if network and interface.boot_server_lost(node, context):
+            yield flag(leaf, "pod")
 
 
 def _first(kind: str, context: Context) -> Node | None:

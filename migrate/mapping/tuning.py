@@ -43,10 +43,15 @@ def pins(view: View) -> dict[int, set[int]]:
 
 
 def exclusive(view: View, context: Context) -> bool:
+    """Whether the guest wants CPUs of its own, and KubeVirt has them for as many threads a core."""
+    return one_each(view) and int(view.text("/cpu.topology.threads", "1")) <= THREADS.get(context.arch, 2)
+
+
+def one_each(view: View) -> bool:
     """Whether each vCPU has one host CPU that no other vCPU has, so that the guest wants CPUs of its own."""
     pinned = pins(view)
     count, threads = view.text("/vcpu", "1"), view.text("/cpu.topology.threads", "1")
-    if not (count.isdecimal() and threads.isdecimal()) or int(threads) > THREADS.get(context.arch, 2):
+    if not (count.isdecimal() and threads.isdecimal()):
         return False
     own = set().union(*pinned.values())
     return 0 < int(count) == len(pinned) == len(own) and all(len(places) == 1 for places in pinned.values())
@@ -66,7 +71,7 @@ def vcpus(view: View, context: Context) -> Iterator[Sign]:
         if dedicated(view, context):
             yield flag(view.owned, "dedicated", told(view.owned))
     else:
-        yield flag(view.owned, "floating", told(view.owned))
+        yield flag(view.owned, "threads" if one_each(view) else "floating", told(view.owned))
 
 
 def emulator(view: View, context: Context) -> Iterator[Sign]:

@@ -48,9 +48,11 @@ def test_secure_boot_is_on_or_its_loss_is_said(
     assert on == bool(smm)
     able = secure == "yes" or feature == "yes"
     if able and feature != "no" and not on:
-        assert found & {"efi/no-keys", "efi/arch"}
+        assert found & {"efi/no-keys", "efi/keys-unknown", "efi/arch"}
     if keys == "no" or feature == "no" or arch != "x86_64":
         assert not on
+    if on:
+        assert keys == "yes" or ".ms." in code + template
 
 
 def test_variables_are_kept_from_the_first_start_on(run: Callable, rules: Rules) -> None:
