@@ -29,8 +29,7 @@ def efi(view: View, context: Context) -> Iterator[Sign]:
     leaves = [leaf for leaf in view.owned if leaf not in smm]
     secure = False
     if leaves and context.firmware == "efi":
-        row = _insecure(view)
-        secure = row == ""
+        secure, row = _secure_boot(view)
         yield write(leaves, SECURE_BOOT, secure)
         if row:
             yield flag(leaves, row)
@@ -68,19 +67,21 @@ def _bios(view: View, leaves: list[Leaf]) -> Sign:
     return default(leaves, "A guest that asks for no EFI starts with SeaBIOS (KubeVirt, api/core/v1 Bootloader).")
 
 
-def _insecure(view: View) -> str | None:
-    """Nothing where Secure Boot is on, None where it is off, else the row that says why it is off."""
+def _secure_boot(view: View) -> tuple[bool, str | None]:
+    """Whether Secure Boot is on, and the row that says what is not as it was or not known."""
     features = {view.others(leaf, "name"): leaf.value for leaf in view.every("os.firmware.feature.enabled")}
     build = view.text("os.loader").rpartition("/")[2]
     asked = view.text("os.loader.secure") == "yes" or features.get("secure-boot") == "yes"
     keys = features.get("enrolled-keys") or _keys(build, view.text("os.nvram.template").rpartition("/")[2])
     if features.get("secure-boot") == "no" or not (asked or SECURE_IMAGE.search(build) or keys == "yes"):
-        return None
+        return False, None
     if view.text("os.type.arch") not in ("x86_64", "i686"):
-        return "arch"
+        return False, "arch"
     if keys == "no" or view.text("os.loader.secure") == "no":
-        return "no-keys"
-    return "" if keys == "yes" else "keys-unknown"
+        return False, "no-keys"
+    if keys == "yes":
+        return True, None
+    return asked, "keys-assumed" if asked else "keys-unknown"
 
 
 def _keys(build: str, template: str) -> str:
