@@ -101,6 +101,9 @@ def timer(view: View, context: Context) -> Iterator[Sign]:
     path = f"domain.clock.timer.{target}"
     rest = {leaf.path: leaf for leaf in view.owned}
     present, policy, track = view.leaf("present"), view.leaf("tickpolicy"), view.leaf("track")
+    if name == "hpet" and not (present and present.value == "no"):
+        yield flag(view.owned, "hpet")
+        return
     written = []
     if present and present.value in PRESENT:
         written.append((present, "present", PRESENT[present.value]))

@@ -49,6 +49,17 @@ SOURCES = {
     ),
     "volume": ("source.pool", "source.volume"),
 }
+DIRECT = ("none", "directsync")
+CACHES = {
+    **{mode: mode for mode in ("none", "writethrough", "writeback")},
+    "directsync": "none",
+    "unsafe": "writeback",
+}
+CHOSEN = (
+    "KubeVirt goes past the node's cache where the storage can, and the guest sees a disk that caches writes, here as "
+    "there; where it cannot, writes are done when they are on the storage, and the guest sees a disk without a cache "
+    "(converter/converter.go SetDriverCacheMode)."
+)
 UNREACHABLE = ("nvme", "vhostuser", "vhostvdpa", "dir")
 DEV = re.compile(r"(?:[fhsv]d|xvd|ubd)([a-z]+)\d*")
 HOST_DRIVE = re.compile(r"/dev/(cdrom|dvd|scd\d|sr\d)")
@@ -203,6 +214,24 @@ def claim(view: View, context: Context) -> Iterator[Sign]:
     yield write(used, f"volumes.{ephemeral}persistentVolumeClaim.claimName", name)
     yield from _claim_object(view, context, used, facts, name, shared is not None)
     yield from _remarks(view, used, kind, shared, _lun(view, facts, context))
+
+
+def cache(view: View, context: Context) -> Iterator[Sign]:
+    """The cache mode, but for a transient disk that goes past the cache: its overlay may not be able to.
+
+    For a Block claim SetDriverCacheMode (converter/converter.go) looks for a file below the overlay and finds none.
+    """
+    (leaf,) = view.owned
+    if leaf.value in DIRECT and view.leaf("transient"):
+        yield flag(leaf, "transient")
+    elif leaf.value in CACHES:
+        yield write(leaf, "domain.devices.disks.cache", CACHES[leaf.value])
+        if leaf.value != CACHES[leaf.value]:
+            yield flag(leaf, leaf.value)
+    elif leaf.value == "default":
+        yield default(leaf, CHOSEN)
+    else:
+        yield flag(leaf, "unknown")
 
 
 def _used(leaf: Leaf, kind: str) -> bool:

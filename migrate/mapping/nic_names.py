@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from itertools import count, islice
 
-from migrate.mapping import disk, filesystem, sound, watchdog
+from migrate.mapping import disk, filesystem, watchdog
 from migrate.mapping.devices import I440FX, pci, shut, transitional
 from migrate.mapping.paths import Node
 from migrate.mapping.signs import Context
@@ -20,6 +20,8 @@ X86 = ("x86_64", "i686")
 EXPRESS = ("virtio", "virtio-non-transitional", "e1000e", "igb")
 # KubeVirt has models of the Express kind for these.
 BECOME_EXPRESS = (*EXPRESS, "netfront", "vmxnet", "vmxnet2", "vmxnet3")
+# Where every interface becomes a virtio one.
+VIRTIO_ONLY = ("aarch64", "s390x")
 BECOME_EXPRESS += ("usb-net", "spapr-vlan", "lan9118", "smc91c111", "scm91c111")
 PORTS = ("pcie-root-port", "pcie-switch-downstream-port")
 ACPI_INDEXES = range(1, 16 * 1024)
@@ -103,7 +105,8 @@ def after(node: Node, context: Context, places: Mapping[str, str]) -> str | None
 
     `places` has the emulated interfaces in their order, each with the PCI address that is asked for, or nothing.
     """
-    express = [path for path in places if context.document.text(f"{path}.model.type") in BECOME_EXPRESS]
+    text, virtio = context.document.text, context.arch in VIRTIO_ONLY
+    express = [path for path in places if virtio or text(f"{path}.model.type") in BECOME_EXPRESS]
     index = acpi_index(node, context)
     if context.arch == "s390x":
         return f"enc{_virtio_disks(context) + express.index(node.path):x}" if node.path in express else None
@@ -122,13 +125,10 @@ def after(node: Node, context: Context, places: Mapping[str, str]) -> str | None
 
 
 def _conventional(context: Context) -> bool:
-    """Whether the VM has a sound card or watchdog that sits on a conventional bridge."""
+    """Whether the VM has a watchdog, which sits on a conventional bridge."""
     text, nodes = context.document.text, context.document.nodes
-    sounds = [node for node in nodes.get("devices.sound", ()) if text(f"{node.path}.model") == "ac97"]
     watchdogs = [node for node in nodes.get("devices.watchdog", ()) if text(f"{node.path}.model") != watchdog.BUILT_IN]
-    return not all(shut(sound.gate, node, context) for node in sounds) or not all(
-        shut(watchdog.gate, node, context) for node in watchdogs
-    )
+    return not all(shut(watchdog.gate, node, context) for node in watchdogs)
 
 
 def _virtio_disks(context: Context) -> int:

@@ -142,7 +142,7 @@ def _port(index: int, slot: int, bus: int = 0, model: str = "pcie-root-port") ->
         (I440FX, _at(0, 3, "vmxnet3"), "ens3 before, enp1s0 after"),
         (I440FX, _at(0, 3) + "<watchdog model='i6300esb'/>", "ens3 before, enp3s0 after"),
         (I440FX, _at(0, 3) + "<watchdog model='i6300esb' action='none'/>", "ens3 before, enp1s0 after"),
-        (I440FX, _at(0, 3) + "<sound model='ac97'/>", "ens3 before, enp3s0 after"),
+        (I440FX, _at(0, 3) + "<watchdog model='i6300esb' action='reset'/>", "ens3 before, enp3s0 after"),
         (Q35, _new(), "unknown before, enp1s0 after"),
         (
             Q35,
@@ -201,7 +201,7 @@ def test_file_systems_come_before_the_interfaces(run: Callable, rules: Rules) ->
         "<filesystem type='mount'><driver type='virtiofs'/><source dir='/srv/{0}'/><target dir='{0}'/></filesystem>"
     )
     site = {"site": {"filesystems": {"/srv/a": "a", "/srv/b": "b"}}, "gates": "+EnableVirtioFsStorageVolumes"}
-    devices = "".join(folder.format(name) for name in "abc") + _new() + "<sound model='ac97'/>"
+    devices = "".join(folder.format(name) for name in "abc") + _new() + "<watchdog model='i6300esb' action='reset'/>"
     assert _named(run(f"{Q35}<devices>{devices}</devices>", rules, site)) == "unknown before, enp5s0 after"
 
 

@@ -45,7 +45,6 @@ def _context(xml: str) -> Context:
         _nic() + _nic("e1000e") + _nic("igb"),
         _nic() + _nic("e1000") + _nic(),
         _nic() * 2 + WATCHDOG,
-        _nic() + SOUND.format("ac97"),
         _nic() + SOUND.format("ich9"),
         _nic(bus=3) + _nic() * 3,
         _nic(bus=1) + _nic() + _nic(bus=2) + WATCHDOG,
