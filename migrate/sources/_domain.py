@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from migrate.mapping.paths import printable
-from migrate.model import Disk, Refused
+from migrate.model import Disk, Image, Refused
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
+
+
+# What libvirt also calls a format: Xen's raw, raw discs, and Xen's name for QEMU's vpc.
+OTHER_NAMES = {"aio": "raw", "iso": "raw", "vhd": "vpc"}
 
 
 def name_of(domain: _Element) -> str:
@@ -66,8 +71,30 @@ def _disk(element: _Element, target: str) -> Disk:
     disk.pool, disk.volume = _attribute(element, "source", "pool"), _attribute(element, "source", "volume")
     disk.path = _path(element, disk.type)
     # libvirt reads a disk without a driver type as raw; a volume has its own type.
-    disk.format = _attribute(element, "driver", "type") or (None if disk.type == "volume" else "raw")
+    named = _attribute(element, "driver", "type") or (None if disk.type == "volume" else "raw")
+    disk.format = OTHER_NAMES.get(named or "", named)
     return disk
+
+
+def other_chain(domain: _Element, position: int, chain: list[Image], same: Callable[[str], str]) -> bool:
+    """Whether a disk names other images below its top than `chain`, which the headers name.
+
+    With QEMU `<backingStore>` counts before an image's header, and an empty one ends the chain; where it is missing the
+    header counts. Paths are compared by what `same` makes of them. A running domain always names its whole chain.
+    """
+    below = domain.findall("devices/disk")[position].find("backingStore")
+    for image in chain[1:]:
+        if below is None:
+            return False
+        path = _attribute(below, "source", "file") or _attribute(below, "source", "dev")
+        if (
+            path is None
+            or same(path) != same(image.path)
+            or _attribute(below, "format", "type") not in (None, image.format)
+        ):
+            return True
+        below = below.find("backingStore")
+    return bool(chain) and below is not None and below.find("source") is not None
 
 
 def _path(element: _Element, kind: str) -> str | None:

@@ -304,8 +304,17 @@ def _read_rest(host: Host, domain: Any, vm: VM) -> None:
     # The test driver's domains run unless their file says otherwise.
     if domain.isActive() and host.driver != "test":
         _read_live(domain, vm)
-    for disk in vm.disks:
+    # On another host links cannot be followed.
+    same = os.path.realpath if host.local else os.path.basename
+    for position, disk in enumerate(vm.disks):
         _resolve(host, domain, disk)
+        if _domain.other_chain(tree, position, disk.chain, same):
+            disk.problem = disk.problem or OTHER_CHAIN
+
+
+OTHER_CHAIN = (
+    "the domain's <backingStore> names other images below the disk than the image's header, which a copy reads"
+)
 
 
 def _read_live(domain: Any, vm: VM) -> None:

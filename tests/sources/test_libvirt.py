@@ -115,6 +115,30 @@ def test_a_shut_off_domain_with_a_backing_chain(daemon):
     assert source.unfit(vm, planned(vm)) is None
 
 
+BELOW = "<backingStore type='file'><format type='{}'/><source file='{}'/>{}</backingStore>"
+
+
+@pytest.mark.parametrize(
+    ("below", "other"),
+    [
+        (BELOW.format("qcow2", "{base}", ""), False),
+        (BELOW.format("qcow2", "{link}", "<backingStore/>"), False),
+        (BELOW.format("qcow2", "{base}", BELOW.format("raw", "{top}", "")), True),
+        (BELOW.format("raw", "{base}", "<backingStore/>"), True),
+        (BELOW.format("qcow2", "/elsewhere.qcow2", "<backingStore/>"), True),
+        ("<backingStore/>", True),
+        ("", False),
+    ],
+)
+def test_bug_the_domain_names_another_chain_than_the_headers(daemon, below, other):
+    base = image(daemon.folder / "base.qcow2", "4M")
+    top = image(daemon.folder / "top.qcow2", "8M", backing=base)
+    (daemon.folder / "link.qcow2").symlink_to(base)
+    named = below.format(base=base, link=daemon.folder / "link.qcow2", top=top)
+    daemon.define("web", disk(top).replace("<target", f"{named}<target"))
+    assert (one(daemon).disks[0].problem == source.OTHER_CHAIN) == other
+
+
 def test_a_disk_has_the_size_its_declared_format_shows(daemon):
     # A guest can write a qcow2 header into its raw disk: it stays raw.
     path = image(daemon.folder / "disk.img", "1G")
