@@ -52,7 +52,11 @@ def topology(view: View, context: Context) -> Iterator[Sign]:
     if dies * clusters > 1:
         yield flag(shape, "folded", f"{dies * clusters * cores} cores a socket")
         cores *= dies * clusters
-    if sockets * cores * threads != most:
+    if context.arch == "aarch64" and now < most:
+        # Nothing can be added there, so nothing is gained by whole sockets: arch/arm64.go SupportCPUHotplug.
+        yield flag(owned, "fixed", f"up to {most}")
+        most, (cores, threads) = now, (cores, threads) if now % (cores * threads) == 0 else (now, 1)
+    elif sockets * cores * threads != most:
         cores, threads = (cores, threads) if most % (cores * threads) == 0 else (1, 1)
         yield flag(shape, "mismatch", f"{most} vCPUs; {told(shape)}")
     each = cores * threads
@@ -66,7 +70,7 @@ def topology(view: View, context: Context) -> Iterator[Sign]:
     if started * each != now:
         yield flag(owned, "rounded", f"{started * each} for {now}")
     if started * each < most:
-        yield flag(owned, "fixed" if context.arch == "aarch64" else "by-socket", f"up to {most}")
+        yield flag(owned, "by-socket", f"up to {most}")
 
 
 def _counts(view: View) -> tuple[int, int]:

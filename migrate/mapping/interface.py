@@ -184,15 +184,24 @@ def queues(view: View, context: Context) -> Iterator[Sign]:
     """Several queues are a setting of the whole VM, with as many queues as it has CPUs."""
     leaf = view.owned[0]
     several = [other for other in view.every("/devices.interface.driver.queues") if other.value != "1"]
-    if leaf.value == "1":
+    if not several:
         yield default(leaf, "One queue is what an interface has (converter/network/virtio-queues.go).")
-        return
-    if several[0] is leaf:
-        yield write(leaf, "domain.devices.networkInterfaceMultiqueue", True)
+    elif several[0] is not leaf:
+        yield ignore(leaf, "The first interface with several queues gives several to all, and says how many.")
     else:
-        yield ignore(leaf, "The first interface with several queues gives several to all of them.")
-    if several[0] is leaf and leaf.value != view.text("/vcpu"):
-        yield flag(leaf, "count", f"{leaf.value} before")
+        yield write(leaf, "domain.devices.networkInterfaceMultiqueue", True)
+        count = view.text("/vcpu.current") or view.text("/vcpu")
+        before = list(_queues(context))
+        if set(before) != {count}:
+            yield flag(leaf, "count", f"{', '.join(before)} before, {count} vCPUs at the start")
+
+
+def _queues(context: Context) -> Iterator[str]:
+    """How many queues each virtio interface has, as the domain says it."""
+    text = context.document.text
+    for node in context.document.nodes["devices.interface"]:
+        if text(f"{node.path}.model.type").startswith("virtio"):
+            yield text(f"{node.path}.driver.queues", "1")
 
 
 def acpi(view: View, context: Context) -> Iterator[Sign]:

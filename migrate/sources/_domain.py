@@ -87,11 +87,8 @@ def other_chain(domain: _Element, position: int, chain: list[Image], same: Calla
         if below is None:
             return False
         path = _attribute(below, "source", "file") or _attribute(below, "source", "dev")
-        if (
-            path is None
-            or same(path) != same(image.path)
-            or _attribute(below, "format", "type") not in (None, image.format)
-        ):
+        format = _attribute(below, "format", "type") or image.format
+        if path is None or (same(path), format) != (same(image.path), image.format):
             return True
         below = below.find("backingStore")
     return bool(chain) and below is not None and below.find("source") is not None

@@ -312,9 +312,7 @@ def _read_rest(host: Host, domain: Any, vm: VM) -> None:
             disk.problem = disk.problem or OTHER_CHAIN
 
 
-OTHER_CHAIN = (
-    "the domain's <backingStore> names other images below the disk than the image's header, which a copy reads"
-)
+OTHER_CHAIN = "the domain's <backingStore> names other images below the disk than the header that a copy reads"
 
 
 def _read_live(domain: Any, vm: VM) -> None:
