@@ -73,7 +73,7 @@ def option(view: View, context: Context) -> Iterator[Sign]:
     """A virtio option: what is off is off on KubeVirt too."""
     for leaf in view.owned:
         if leaf.value == "off":
-            yield default(leaf, "KubeVirt's launcher leaves the option out, and QEMU has it off.")
+            yield default(leaf, "KubeVirt leaves it off, but for the IOMMU of confidential guests, which need it.")
         else:
             yield flag(leaf, "option", leaf.path)
 

@@ -14,7 +14,8 @@ NOVA = {
     "name": "openstack-flavor",
     "nova:project": "openstack-project",
 }
-
+# What Nova's scheduler and Placement read of properties: nova/scheduler and its reference of extra specs.
+CONSTRAINTS = ("trait:", "traits:", "aggregate_instance_extra_specs:", "capabilities:", "resources", "group_policy")
 
 INSTANCETYPE, PREFERENCE = "VirtualMachine.spec.instancetype", "VirtualMachine.spec.preference"
 
@@ -47,6 +48,17 @@ def gained_instancetype(context: Context, writes: Mapping[str, Any]) -> dict[str
 def gained_preference(context: Context, writes: Mapping[str, Any]) -> dict[str, str] | None:
     """The preference of a guest whose operating system is not known."""
     return _matcher(context.preference) if context.preference else None
+
+
+def constraints(view: View, context: Context) -> Iterator[Sign]:
+    """Which properties of a flavour or image choose hosts, and which made something that stands in the domain."""
+    names = {leaf.node: leaf.value for leaf in view.owned if leaf.attribute == "name"}
+    demands = [leaf for leaf in view.owned if names.get(leaf.node, "").startswith(CONSTRAINTS)]
+    rest = [leaf for leaf in view.owned if leaf not in demands]
+    if demands:
+        yield flag(demands, "lost", ", ".join(names[leaf.node] for leaf in demands if leaf.attribute == "name"))
+    if rest:
+        yield ignore(rest, "Devices and settings that come of it stand in the domain itself.")
 
 
 def nova(view: View, context: Context) -> Iterator[Sign]:

@@ -62,6 +62,11 @@ def dedicated(view: View, context: Context) -> bool:
     return not context.instancetype and exclusive(view, context) and missing(DEDICATED, True, context.target) is None
 
 
+def io_threads(view: View, context: Context) -> Iterator[Sign]:
+    """Where the I/O threads run: vcpu.FormatDomainIOThreadPin pins those of a VM with dedicated CPUs."""
+    yield flag(view.owned, "dedicated" if dedicated(view, context) else "lost", told(view.owned))
+
+
 def vcpus(view: View, context: Context) -> Iterator[Sign]:
     """Dedicated CPUs for a guest whose vCPUs have one host CPU each."""
     if context.instancetype:
