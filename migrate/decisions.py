@@ -97,7 +97,7 @@ class Site:
     instancetypes: tuple[dict[str, Named | None], ...] = ()
     preferences: tuple[dict[str, Named | None], ...] = ()
     sizes: dict[str, int] = field(default_factory=dict)
-    disk_sizes: dict[str, int] = field(default_factory=dict)
+    disk_sizes: tuple[dict[str, int], ...] = ()
     timezone: str | None = None
     run_strategy: str = "Halted"
     labels: dict[str, str] = field(default_factory=dict)
@@ -116,7 +116,7 @@ class Site:
         if namespace := _namespace(self.namespaces, vm):
             changes |= {"namespace": namespace, "placed": True}
         if sizes := _sizes(self.sizes, vm):
-            changes["disk_sizes"] = sizes
+            changes["disk_sizes"] = (sizes,)
         for key in sorted((key for key in self.vms if fits_vm(key, vm)), key=_vm_exactness):
             for name, value in self.vms[key].items():
                 changes[name] = _over(value, changes.get(name, getattr(self, name)))
@@ -166,7 +166,7 @@ class Site:
 
     def size(self, disk: Disk) -> int | None:
         """The bytes that are given for a disk, or None."""
-        return _chosen((self.disk_sizes,), [("disk", {"": disk.target})], "disk:")
+        return _chosen(self.disk_sizes, [("disk", {"": disk.target})], "disk:")
 
     def waive(self, vm: VM, findings: Iterable[Finding], today: date) -> None:
         """Marks the findings that are waived on a day, and those whose waivers have ended."""

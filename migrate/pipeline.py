@@ -43,8 +43,6 @@ from migrate.target.cluster import Cluster
 from migrate.target.quantity import to_bytes
 from migrate.target.vocabulary import Target, strict
 
-LUN = "lun"  # the method that binds claims to LUNs
-
 
 def collect(kind: str, urls: Sequence[str], select: Selection, rules: Rules, folder: Path) -> Inventory:
     """Reads VMs of a source into an inventory folder, their secrets redacted, and changes nothing at the source.
@@ -211,7 +209,7 @@ def _planned(vm: VM, disk: Disk, name: str, claim: str, book: ledger.Ledger, sit
         name=name,
         namespace=site.namespace,
         claim=claim,
-        methods=[LUN, *site.methods] if volume else site.methods,
+        methods=[transfer.LUN, *site.methods] if volume else site.methods,
         path=disk.path,
         format=disk.format,
         bytes=disk.capacity,

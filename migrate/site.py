@@ -134,7 +134,6 @@ def _decisions(data: dict[str, Any], where: str, base: Storage, of_vm: bool = Fa
     def layer(name: str, read: Callable[[str, Any, str], Any]) -> Any:
         return (_map(data, name, where, read),)
 
-    sizes = "disk_sizes" if of_vm else "sizes"
     readers: dict[str, tuple[str, Callable[[], Any]]] = {
         "namespace": ("namespace", lambda: _label(data["namespace"], f"{where}: namespace")),
         "storage": ("storage", lambda: (_storages(data["storage"], f"{where}: storage", base),)),
@@ -145,7 +144,11 @@ def _decisions(data: dict[str, Any], where: str, base: Storage, of_vm: bool = Fa
         "cpuModels": ("cpu_models", lambda: layer("cpuModels", _cpu_model)),
         "instancetypes": ("instancetypes", lambda: layer("instancetypes", partial(_named, INSTANCETYPES))),
         "preferences": ("preferences", lambda: layer("preferences", partial(_named, PREFERENCES))),
-        "sizes": (sizes, lambda: _map(data, "sizes", where, _disk_size if of_vm else _size)),
+        "sizes": (
+            ("disk_sizes", lambda: layer("sizes", _disk_size))
+            if of_vm
+            else ("sizes", lambda: _map(data, "sizes", where, _size))
+        ),
         "timezone": ("timezone", lambda: _timezone(data["timezone"], f"{where}: timezone")),
         "runStrategy": ("run_strategy", lambda: _choice(data["runStrategy"], RUN_STRATEGIES, f"{where}: runStrategy")),
         "labels": ("labels", lambda: _map(data, "labels", where, _label_entry)),
@@ -182,7 +185,7 @@ def _storages(value: Any, where: str, base: Storage) -> dict[str, Storage]:
         base = _storage(data[DEFAULT], f"{where}.{DEFAULT}", base)
     for key in data:
         if key != DEFAULT:
-            _glob_key(key, STORAGE_KINDS, where, "such as `pool:NAME` or `path:/srv/fast`")
+            _glob_key(key, STORAGE_KINDS, where, "such as `pool:NAME` or `path:/srv/fast`", (DEFAULT,))
         if key.startswith("path:") and not re.match(r"path:(/|[a-z]+://)", key):
             raise Refused(f"{where}: {key}: give an absolute path, such as `path:/srv/fast`")
     return {key: _storage(each, f"{where}.{key}", base) for key, each in data.items()}
@@ -223,7 +226,8 @@ def _network(key: str, value: Any, where: str) -> Network:
 def _network_key(key: str, where: str) -> None:
     """KIND, KIND:NAME, either with /portgroup:NAME and /vlan:TAGS behind it."""
     kind = re.split("[:/]", key)[0]
-    _choice(kind, NETWORK_KINDS, f"{where}: {key}")
+    if kind not in NETWORK_KINDS:
+        raise Refused(f"{where}: {key}: there is no {kind!r} here{nearest(kind, NETWORK_KINDS)}")
     if kind == DEFAULT and key != DEFAULT:
         raise Refused(f"{where}: {key}: `default` stands alone")
     name, *qualifiers = key.split("/")
@@ -267,10 +271,23 @@ def _lun(key: str, value: Any, where: str) -> Lun:
             raise Refused(f"{where}.{kinds[0]}: {name} is missing")
     if kinds[0] == "fc" and "wwids" not in source and not {"targetWWNs", "lun"} <= source.keys():
         raise Refused(f"{where}.fc: give targetWWNs and lun, or wwids")
+    _plain(source, f"{where}.{kinds[0]}")
     nodes = tuple(_subdomain(node, f"{where}.nodes") for node in _list(data.get("nodes"), f"{where}.nodes"))
     if "local" in data and not nodes:
         raise Refused(f"{where}: name the `nodes` that have the device")
     return Lun({kinds[0]: source}, nodes)
+
+
+def _plain(value: Any, where: str) -> None:
+    """Refuses what YAML reads as something that Kubernetes' JSON has no place for, a date for one."""
+    if isinstance(value, dict):
+        for name, inner in _mapping(value, where).items():
+            _plain(inner, f"{where}.{name}")
+    elif isinstance(value, list):
+        for item in value:
+            _plain(item, where)
+    elif not isinstance(value, str | int):
+        raise Refused(f"{where}: {value!r} is neither text nor a whole number; quote it")
 
 
 def _cpu_model(key: str, value: Any, where: str) -> str:
@@ -374,7 +391,9 @@ def _folder(value: Any, where: str) -> str:
 
 
 def _methods(value: Any, where: str) -> list[str]:
-    names = [_choice(item, transfer.methods(), where) for item in _list(value, where)]
+    # What a LUN is handed over by serves nothing else, and is chosen by `luns`.
+    known = [name for name in transfer.methods() if name != transfer.LUN]
+    names = [_choice(item, known, where) for item in _list(value, where)]
     if not names or len(set(names)) < len(names):
         raise Refused(f"{where}: give at least one method, and each once")
     return names
@@ -392,9 +411,10 @@ def _map(data: dict[str, Any], name: str, where: str, read: Callable[[str, Any, 
     return {key: read(key, value, inner) for key, value in _mapping(data.get(name), inner).items()}
 
 
-def _glob_key(key: str, kinds: Iterable[str], where: str, example: str) -> None:
+def _glob_key(key: str, kinds: Iterable[str], where: str, example: str, alone: Iterable[str] = ()) -> None:
     kind, colon, glob = key.partition(":")
-    _choice(kind, kinds, f"{where}: {key}")
+    if kind not in kinds:
+        raise Refused(f"{where}: {key}: there is no {kind!r} here{nearest(kind, (*kinds, *alone))}")
     if not colon or not glob:
         raise Refused(f"{where}: {key}: say which {kind}, {example}")
 

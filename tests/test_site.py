@@ -446,7 +446,11 @@ def test_without_a_day_every_waiver_has_ended() -> None:
         ("networks: {'bridge:br0/vlan:1/vlan:2': {multus: a}}", "twice"),
         ("networks: {'default/vlan:1': {multus: a}}", "stands alone"),
         ("networks: {'bridge:': {multus: a}}", "the name is empty"),
-        ("networks: {'brigde:br0': {multus: a}}", "brigde"),
+        ("networks: {'brigde:br0': {multus: a}}", "did you mean bridge?"),
+        ("storage: {defualt: {storageClass: a}}", "did you mean default?"),
+        ("storage: {'pol:x': {storageClass: a}}", "did you mean pool?"),
+        ("hostDevices: {'pic:0000:06:12.5': a.com/b}", "did you mean pci?"),
+        ("methods: [lun]", "none of adopt"),
         ("hostDevices: {pci: a}", "say which pci"),
         ("filesystems: {srv/www: a}", "no absolute path"),
         ("filesystems: {/srv/www: A}", "no name that Kubernetes takes"),
@@ -606,3 +610,17 @@ def test_a_bug_of_ours_is_never_waived() -> None:
     finding = Finding("internal", "k", "disk-bus", "blocker", None, None, None, "because", "remedy")
     read(waivers("'*'")).waive(vm(), [finding], DAY)
     assert finding.waived is None and finding.ended is None
+
+
+def test_bug_a_sizes_glob_of_the_vm_itself_gave_way_to_those_of_all() -> None:
+    disk = Disk("vda")
+    text = "sizes: {'*/vda': 20Gi}\nvms: {web-1: {sizes: {'*': 100Gi}}, 'web-*': {sizes: {vda: 5Gi}}}"
+    given = {name: read(text).of(vm(name)).size(disk) for name in ("web-1", "web-2", "db")}
+    assert given == {"web-1": 100 << 30, "web-2": 5 << 30, "db": 20 << 30}
+
+
+@pytest.mark.parametrize("value", ["2027-01-01", ".inf", "{a: [2027-01-01]}", "1.5"])
+def test_bug_a_lun_with_what_json_has_no_place_for_was_our_bug(value: str) -> None:
+    text = f"luns: {{/dev/x: {{csi: {{driver: d.example.com, volumeHandle: {value}}}}}}}"
+    with pytest.raises(Refused, match="quote it"):
+        sites.checked(sites.parse(text, "site.yaml"), "site.yaml")

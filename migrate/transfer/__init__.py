@@ -15,6 +15,8 @@ from typing import Any
 
 from migrate.model import PlannedDisk, Refused
 
+LUN = "lun"  # the method that hands LUNs over, and serves nothing else
+
 
 @cache
 def methods() -> list[str]:
