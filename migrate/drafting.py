@@ -44,6 +44,8 @@ SECTIONS = {
 SINGLE = "\n# timezone: AREA/PLACE # of the source hosts: clocks in local time of {names}\n"
 TAIL = "\n# What single VMs have of their own stands in `vms`; `kubevirt-migrate site --csv` makes a table of it.\n"
 
+DEFAULT_STORAGE = "default: {storageClass: NAME}"
+
 Needs = dict[str, dict[str, list[str]]]
 
 
@@ -61,8 +63,8 @@ def draft(inventory: Inventory, rules: Rules) -> str:
     text = HEAD.format(count=f"{len(inventory.vms)} VM{'' if len(inventory.vms) == 1 else 's'}")
     for section, about in SECTIONS.items():
         lines = sorted(needs[section].items())
-        if section == "storage" and lines:
-            lines.append(("default: {storageClass: NAME}", []))
+        if section == "storage" and lines and DEFAULT_STORAGE not in needs[section]:
+            lines.append((DEFAULT_STORAGE, []))
         if lines:
             text += f"\n{section}: # {about}\n" + "".join(f"  # {line}{_whose(names)}\n" for line, names in lines)
     return text + (SINGLE.format(names=_whose(local)[3:]) if local else "") + TAIL
@@ -76,8 +78,9 @@ def _needs(vm: VM, rules: Rules) -> Iterator[tuple[str, str]]:
     for kind, names in (("host", [vm.host]), ("project", [vm.project]), ("tag", vm.tags)):
         yield from (("namespaces", f"{_quoted(f'{kind}:{_escaped(name)}')}: NAME") for name in names if name)
     for disk in vm.disks:
-        if key := _place(disk):
-            yield "storage", f"{_quoted(key)}: {{storageClass: NAME}}"
+        if disk.path or disk.volume:
+            key = _place(disk)
+            yield "storage", f"{_quoted(key)}: {{storageClass: NAME}}" if key else DEFAULT_STORAGE
             if disk.capacity is None:
                 yield "sizes", f"{_quoted(f'{_escaped(vm.name)}/{_escaped(disk.target)}')}: SIZE"
     for node in document.nodes.get("devices.interface", ()):
@@ -89,6 +92,8 @@ def _needs(vm: VM, rules: Rules) -> Iterator[tuple[str, str]]:
             key = kind + (f":{_escaped(name)}" if name else "") + "".join(qualifiers)
             binding = ", binding: sriov" if kind == "hostdev" else ""
             yield "networks", f"{_quoted(key)}: {{multus: NAMESPACE/NAME{binding}}}"
+        else:
+            yield "networks", "default: {multus: NAMESPACE/NAME}"
     luns = (disk.path for disk in vm.disks if disk.device == "lun" and disk.path)
     yield from (("luns", f"{_quoted(_escaped(path))}: {{fc: {{targetWWNs: [WWN], lun: 0}}}}") for path in luns)
     for node in document.nodes.get("devices.hostdev", ()):
@@ -160,11 +165,13 @@ def table(inventory: Inventory, vms: dict[str, Any]) -> str:
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
     known = {vm.uuid for vm in inventory.vms}
+    # Two VMs can have one uuid, and its key stands for both.
+    left = dict(vms)
     for key, values in vms.items():
         if key not in known:
             writer.writerow(_guarded({KEY: key, **_cells(values)}))
     for vm in inventory.vms:
-        writer.writerow(_guarded({KEY: vm.uuid, **_told(vm), **_cells(vms.get(vm.uuid))}))
+        writer.writerow(_guarded({KEY: vm.uuid, **_told(vm), **_cells(left.pop(vm.uuid, None))}))
     return out.getvalue()
 
 
@@ -182,10 +189,13 @@ def _told(vm: VM) -> dict[str, str]:
 
 def _cells(values: dict[str, Any] | None) -> dict[str, str]:
     found = {name: value for name, value in (values or {}).items() if value is not None}
-    return {
-        name: json.dumps(value, ensure_ascii=False) if name in COLLECTIONS else str(value)
-        for name, value in found.items()
-    }
+    return {name: _json(value) if name in COLLECTIONS else str(value) for name, value in found.items()}
+
+
+def _json(value: Any) -> str:
+    """A value as YAML and a spreadsheet read it: what is not printable is escaped."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value)
 
 
 def from_table(text: str, where: str) -> str:
@@ -215,7 +225,7 @@ def _add(vms: dict[str, Any], row: dict[str, Any], where: str) -> None:
     values = dict(_values(row, where))
     if not key and values:
         raise Refused(f"{where}: the column {KEY!r} is empty; give a uuid, or a glob of names")
-    if key in vms:
+    if key in vms and values:
         raise Refused(f"{where}: {key!r} is there twice; keep one row")
     if values:
         vms[key] = values

@@ -143,6 +143,22 @@ def test_the_table_holds_every_vm_and_is_read_back_as_it_was() -> None:
     assert yaml.safe_load(drafting.from_table(text, "t")) == {"vms": VMS}
 
 
+def test_bug_two_vms_of_one_uuid_made_a_table_that_is_not_read_back() -> None:
+    vms = {UUID.format(0): {"wave": 2, "annotations": {"a": "b\x85c\x7fd\u00fc"}}}
+    text = drafting.table(Inventory([vm(), vm(name="twin")]), vms)
+    assert yaml.safe_load(drafting.from_table(text, "t")) == {"vms": vms}
+
+
+def test_bug_what_the_plan_asks_for_was_not_in_the_draft() -> None:
+    odd = vm(name="odd")
+    odd.disks = [Disk("sda", path="[ds] a.vmdk"), Disk("sdb", path="X:\\a.vhdx")]
+    odd.xml = odd.xml.replace(b"<interface type='user'/>", b"<interface type='ethernet'/>")
+    found = decided(draft(odd))
+    assert set(found["sizes"]) == {"odd/sda", "odd/sdb"}
+    assert "default" in found["storage"] and "default" in found["networks"]
+    assert "default" not in decided(draft(vm()))["networks"]
+
+
 def test_the_table_has_a_column_for_every_key_of_a_vm() -> None:
     assert set(drafting.COLUMNS) >= {*VM_KEYS, "skip", "wave"}
 

@@ -493,9 +493,11 @@ def lost(view: View, context: Context) -> Iterator[Sign]:
 def gained_size(context: Context, writes: Writes) -> str | None:
     """The disks that CDI can make larger than they were, by the name of their item; a LUN is handed over as it is.
 
-    CDI's resizeImage fills a file system, and a device is as large as its storage made it.
+    CDI's resizeImage fills a file system, as does KubeVirt at each start with ExpandDisks (virt-handler), and a device
+    is as large as its storage made it.
     """
-    if not any(method.startswith("cdi-") for method in context.site.methods):
+    fills = any(method.startswith("cdi-") for method in context.site.methods) or context.target.enabled("ExpandDisks")
+    if not fills:
         return None
     handed_over = {made.key for made in writes.every("PersistentVolumeClaim.spec.volumeName")}
     claims = [made.key for made in writes.every("PersistentVolumeClaim.spec.volumeMode")]

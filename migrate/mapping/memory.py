@@ -121,6 +121,15 @@ def passes_through(view: View, context: Context) -> bool:
     return cells > 1 and context.arch in X86 and page(view, context) > 0 and dedicated(view, context)
 
 
+def allocation(view: View, context: Context) -> Iterator[Sign]:
+    """When memory is taken: at once where NUMA nodes are passed through (converter/vcpu/vcpu.go), else when touched."""
+    mode = view.owned[0].value
+    if mode == ("immediate" if passes_through(view, context) else "ondemand"):
+        yield default(view.owned, "KubeVirt takes memory so (converter/vcpu/vcpu.go and QEMU's default).")
+    else:
+        yield flag(view.owned, mode if mode in ("immediate", "ondemand") else "unknown")
+
+
 def current(view: View, context: Context) -> Iterator[Sign]:
     """Whether the balloon takes memory from the guest at the source."""
     if context.instancetype:
