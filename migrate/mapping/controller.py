@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 VIRTIO_SCSI = ("virtio-scsi", "virtio-non-transitional")
 TRANSITIONAL = "virtio-transitional"
 XHCI = "qemu-xhci"
-ONE_EACH = ("scsi", "usb", "virtio-serial")
 NO_USB = "KubeVirt gives a guest no USB controller where none of its devices needs one (converter/arch IsUSBNeeded)."
 NO_HOLE = "VirtualMachine.spec.template.metadata.annotations[kubevirt.io/disablePCIHole64]"
 
@@ -76,18 +75,6 @@ def _in_use(view: View) -> bool:
     at = {leaf.node.trail[1].path: leaf.value for leaf in view.every("/devices.disk.address.controller")}
     at |= {leaf.node.trail[1].path: leaf.value for leaf in view.every("/devices.hostdev.address.controller")}
     return any(at.get(path, index) == index for path in owners)
-
-
-def further(view: View, context: Context) -> Iterator[Sign]:
-    """Whether the controller is one beside the first of its kind, which KubeVirt has one of."""
-    index = [leaf for leaf in view.owned if leaf.attribute == "index" and leaf.value.lstrip("0")]
-    if index and view.text("type") in ONE_EACH and not view.leaf("master.startport"):
-        yield flag(index, "further")
-    else:
-        index = []
-    rest = [leaf for leaf in view.owned if leaf not in index]
-    if rest:
-        yield ignore(rest, "It numbers or names the controller inside libvirt, and the guest does not see it.")
 
 
 def hole(view: View, context: Context) -> Iterator[Sign]:
