@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from math import prod
 from typing import Any
 
 from migrate.mapping.memory import X86
@@ -73,11 +74,18 @@ def topology(view: View, context: Context) -> Iterator[Sign]:
         yield flag(owned, "by-socket", f"up to {most}")
 
 
+def started(view: View, context: Context) -> int:
+    """The vCPUs that the guest starts with as `topology` writes them; ValueError for counts that libvirt refuses."""
+    most, now = _counts(view)
+    each = prod(_shape(view, most)[1:])
+    return now if context.arch == "aarch64" or most % each else -(-now // each) * each
+
+
 def _counts(view: View) -> tuple[int, int]:
     """The vCPUs that the guest can have, and those it starts with; ValueError for counts that libvirt refuses."""
-    most = _number(view.text("vcpu"))
-    now = _number(view.text("vcpu.current", view.text("vcpu")))
-    states = [leaf.value for leaf in view.every("vcpus.vcpu.enabled")]
+    most = _number(view.text("/vcpu"))
+    now = _number(view.text("/vcpu.current", view.text("/vcpu")))
+    states = [leaf.value for leaf in view.every("/vcpus.vcpu.enabled")]
     if states:
         now = states.count("yes")
     if not 0 < now <= most:
@@ -87,10 +95,11 @@ def _counts(view: View) -> tuple[int, int]:
 
 def _shape(view: View, vcpus: int) -> tuple[int, ...]:
     """Sockets, dies, clusters, cores and threads; without a topology libvirt makes each vCPU a socket."""
-    if not any(leaf.pattern.startswith("cpu.topology.") for leaf in view.owned):
-        return vcpus, 1, 1, 1, 1
     names = ("sockets", "dies", "clusters", "cores", "threads")
-    shape = tuple(_number(view.text(f"cpu.topology.{name}", "1")) for name in names)
+    given = [view.leaf(f"/cpu.topology.{name}") for name in names]
+    if not any(given):
+        return vcpus, 1, 1, 1, 1
+    shape = tuple(_number(leaf.value) if leaf else 1 for leaf in given)
     if 0 in shape:
         raise ValueError("a topology with nothing in it")
     return shape

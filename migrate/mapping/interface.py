@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from migrate.mapping import nic_names
+from migrate.mapping.cpu import started
 from migrate.mapping.devices import described, pci, transitional
-from migrate.mapping.paths import Leaf, Node
+from migrate.mapping.paths import Leaf, Node, printable
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 from migrate.site import NETWORK_KINDS, Network
 
@@ -23,6 +24,8 @@ INTERFACE = "domain.devices.interfaces"
 # pkg/network/link/address.go StaticMasqueradeBridgeMAC
 RESERVED = "02:00:00:00:00:00"
 FORETOLD = "not to be foretold"
+# converter/network/virtio-queues.go MultiQueueMaxQueues
+MOST_QUEUES = 256
 ORDER = re.compile(r"[0-9]{1,9}")
 MAC = re.compile(r"([0-9a-fA-F]{1,2}:){5}[0-9a-fA-F]{1,2}")
 
@@ -181,27 +184,41 @@ def link(view: View, context: Context) -> Iterator[Sign]:
 
 
 def queues(view: View, context: Context) -> Iterator[Sign]:
-    """Several queues are a setting of the whole VM, with as many queues as it has CPUs."""
-    leaf = view.owned[0]
-    several = [other for other in view.every("/devices.interface.driver.queues") if other.value != "1"]
-    if not several:
+    """Several queues are a setting of the whole VM: each virtio interface has as many as the VM starts with CPUs."""
+    leaf, before = view.owned[0], context.once(_queues)
+    several = [path for path, number in before.items() if number > 1]
+    if view.node.path not in before:
+        yield ignore(leaf, "A virtio interface alone has queues, and this is none in both the domain and the VM.")
+    elif not several:
         yield default(leaf, "One queue is what an interface has (converter/network/virtio-queues.go).")
-    elif several[0] is not leaf:
-        yield ignore(leaf, "The first interface with several queues gives several to all, and says how many.")
+    elif several[0] != view.node.path:
+        yield ignore(leaf, "The first interface with several queues gives them to all, and says whose number changes.")
     else:
         yield write(leaf, "domain.devices.networkInterfaceMultiqueue", True)
-        count = view.text("/vcpu.current") or view.text("/vcpu")
-        before = list(_queues(context))
-        if set(before) != {count}:
-            yield flag(leaf, "count", f"{', '.join(before)} before, {count} vCPUs at the start")
+        now = _queues_there(view, context)
+        changed = [f"{path.rpartition('.')[2]} had {number}" for path, number in before.items() if number != now]
+        if changed:
+            yield flag(leaf, "count", printable(", ".join([f"{now or 'unknown'} there", *changed])))
 
 
-def _queues(context: Context) -> Iterator[str]:
-    """How many queues each virtio interface has, as the domain says it."""
-    text = context.document.text
+def _queues(context: Context) -> dict[str, int]:
+    """The queues at the source of each interface that is a virtio one there and in the VM."""
+    found = {}
     for node in context.document.nodes["devices.interface"]:
-        if text(f"{node.path}.model.type").startswith("virtio"):
-            yield text(f"{node.path}.driver.queues", "1")
+        chosen = attachment(node, context)
+        emulated = isinstance(chosen, Network) and chosen.binding != "sriov"
+        if emulated and _text(node, context, "model.type").startswith("virtio"):
+            number = _text(node, context, "driver.queues")
+            found[node.path] = max(1, int(number)) if ORDER.fullmatch(number) else 1
+    return found
+
+
+def _queues_there(view: View, context: Context) -> int | None:
+    """The queues of each virtio interface in the VM, None where the instance type decides their number."""
+    try:
+        return None if context.instancetype else min(started(view, context), MOST_QUEUES)
+    except ValueError:
+        return None
 
 
 def acpi(view: View, context: Context) -> Iterator[Sign]:

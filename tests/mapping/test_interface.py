@@ -239,6 +239,50 @@ def test_several_queues_are_written_once(run: Callable, rules: Rules) -> None:
     assert not book.internal
 
 
+@pytest.mark.parametrize(
+    ("vcpu", "nics", "said"),
+    [
+        ("<vcpu>4</vcpu>", ["4", "4"], None),
+        ("<vcpu>4</vcpu>", ["1", None], None),
+        ("<vcpu>4</vcpu>", ["4", "1"], "4 there, interface[1] had 1"),
+        ("<vcpu>4</vcpu>", ["4", "4", "2"], "4 there, interface[2] had 2"),
+        ("<vcpu>4</vcpu>", ["4", None], "4 there, interface[1] had 1"),
+        ("<vcpu current='2'>8</vcpu>", ["8"], "2 there, interface[0] had 8"),
+        ("<vcpu current='3'>8</vcpu><cpu><topology sockets='4' cores='2' threads='1'/></cpu>", ["4"], None),
+        (
+            "<vcpu>2</vcpu><vcpus><vcpu id='0' enabled='yes'/><vcpu id='1' enabled='no'/></vcpus>",
+            ["2"],
+            "1 there, interface[0] had 2",
+        ),
+        ("<vcpu>300</vcpu>", ["256"], None),
+        ("<vcpu>none</vcpu>", ["4"], "unknown there, interface[0] had 4"),
+    ],
+)
+def test_a_number_of_queues_that_changes_is_said(
+    vcpu: str, nics: list[str | None], said: str | None, run: Callable, rules: Rules
+) -> None:
+    source = "<interface type='network'><source network='default'/><model type='virtio'/>{}</interface>"
+    xml = "".join(source.format(f"<driver queues='{queues}'/>" if queues else "") for queues in nics)
+    book = run(f"{vcpu}<devices>{xml}</devices>", rules, {"site": {"networks": {"default": {"multus": "net"}}}})
+    entries = [entry for entry in book.entries if entry.rule == "nic-queues"]
+    findings = [finding for entry in entries for finding in entry.findings]
+    assert [finding.because.rpartition("(")[2] for finding in findings] == ([f"{said})."] if said else [])
+    several = "domain.devices.networkInterfaceMultiqueue" in book.writes
+    assert several == any(queues not in ("1", None) for queues in nics)
+    assert all((entry.fate == "default") == (not several) for entry in entries)
+
+
+@pytest.mark.parametrize("without", ["e1000", "virtio"])
+def test_queues_of_an_interface_that_is_no_virtio_one_there_are_for_nothing(
+    without: str, run: Callable, rules: Rules
+) -> None:
+    nic = f"<interface type='direct'><source dev='eth1'/><model type='{without}'/><driver queues='4'/></interface>"
+    networks = {"direct:eth1": {"multus": "fast", "binding": "sriov" if without == "virtio" else "bridge"}}
+    book = run(f"<devices>{nic}</devices>", rules, {"site": {"networks": networks}})
+    assert "domain.devices.networkInterfaceMultiqueue" not in book.writes
+    assert [entry.fate for entry in book.entries if entry.rule == "nic-queues"] == ["ignore"]
+
+
 def test_no_interface_means_none(run: Callable, rules: Rules) -> None:
     assert _vm(run("<devices/>", rules))["domain"]["devices"]["autoattachPodInterface"] is False
     assert (
