@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,8 +15,12 @@ NOVA = {
     "name": "openstack-flavor",
     "nova:project": "openstack-project",
 }
-# What Nova's scheduler and Placement read of properties: nova/scheduler and its reference of extra specs.
-CONSTRAINTS = ("trait:", "traits:", "aggregate_instance_extra_specs:", "capabilities:", "resources", "group_policy")
+# What Nova's scheduler and Placement read of properties: nova/scheduler/utils.py XS_KEYPAT (groups have a suffix), its
+# filters, and of an image's nova/objects/image_meta.py, which has all `trait:` of the image as traits_required.
+CONSTRAINTS = re.compile(
+    r"(trait|resources)([\w-]{1,64})?:|aggregate_instance_extra_specs:|capabilities:|traits_required$|group_policy$",
+    re.ASCII,
+)
 
 INSTANCETYPE, PREFERENCE = "VirtualMachine.spec.instancetype", "VirtualMachine.spec.preference"
 
@@ -53,7 +58,7 @@ def gained_preference(context: Context, writes: Mapping[str, Any]) -> dict[str, 
 def constraints(view: View, context: Context) -> Iterator[Sign]:
     """Which properties of a flavour or image choose hosts, and which made something that stands in the domain."""
     names = {leaf.node: leaf.value for leaf in view.owned if leaf.attribute == "name"}
-    demands = [leaf for leaf in view.owned if names.get(leaf.node, "").startswith(CONSTRAINTS)]
+    demands = [leaf for leaf in view.owned if CONSTRAINTS.match(names.get(leaf.node, ""))]
     rest = [leaf for leaf in view.owned if leaf not in demands]
     if demands:
         yield flag(demands, "lost", ", ".join(names[leaf.node] for leaf in demands if leaf.attribute == "name"))

@@ -36,3 +36,31 @@ def test_a_second_operating_system_does_not_replace_the_first(run: Callable, rul
     )
     annotation = "VirtualMachine.metadata.annotations[kubevirt-migrate/os]"
     assert book.writes[annotation].value == "http://debian.org/debian/12"
+
+
+NOVA = "xmlns:n='http://openstack.org/xmlns/libvirt/nova/1.1'"
+
+
+@pytest.mark.parametrize(
+    ("name", "asks"),
+    [
+        ("trait:HW_CPU_X86_AVX2", True),
+        ("trait1:CUSTOM_SSD", True),
+        ("traits_required", True),
+        ("resources:CUSTOM_LICENCE", True),
+        ("resources_NET:VF", True),
+        ("aggregate_instance_extra_specs:ssd", True),
+        ("capabilities:cpu_info:features", True),
+        ("hw:cpu_policy", False),
+        ("hw_disk_bus", False),
+        ("quota:disk_read_iops_sec", False),
+    ],
+)
+@pytest.mark.parametrize("place", ["flavor", "image"])
+def test_what_nova_chose_hosts_by_is_said(name: str, asks: bool, place: str, run: Callable, rules: Rules) -> None:
+    element, child = {"flavor": ("extraSpecs", "extraSpec"), "image": ("properties", "property")}[place]
+    asked = "".join(f"<n:{child} name='{each}'>{value}</n:{child}>" for each, value in ((name, 1), ("a", 2)))
+    asked = f"<n:{element}>{asked}</n:{element}>"
+    book = run(f"<metadata><n:instance {NOVA}><n:{place}>{asked}</n:{place}></n:instance></metadata>", rules)
+    entries = [entry for entry in book.entries if entry.rule == "nova-constraints"]
+    assert {entry.value for entry in entries if entry.fate == "flag"} == ({name, "1"} if asks else set())
