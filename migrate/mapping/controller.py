@@ -15,6 +15,7 @@ VIRTIO_SCSI = ("virtio-scsi", "virtio-non-transitional")
 TRANSITIONAL = "virtio-transitional"
 XHCI = "qemu-xhci"
 NO_USB = "KubeVirt gives a guest no USB controller where none of its devices needs one (converter/arch IsUSBNeeded)."
+FURTHER = "KubeVirt does not make this further controller; its index says what becomes of what hangs on it."
 NO_HOLE = "VirtualMachine.spec.template.metadata.annotations[kubevirt.io/disablePCIHole64]"
 
 
@@ -33,6 +34,8 @@ def usb(view: View, context: Context) -> Iterator[Sign]:
         yield default(view.owned, NO_USB)
     elif context.arch != "aarch64" and not used:
         yield flag(view.owned, "gone")
+    elif model == XHCI and view.text("index", "0") != "0":
+        yield ignore(view.owned, FURTHER)
     elif model == XHCI:
         yield default(view.owned, "KubeVirt's USB controller is qemu-xhci (converter/compute/controllers.go).")
     elif model == "nec-xhci":
@@ -56,7 +59,9 @@ def _on_usb(view: View) -> Iterator[bool]:
 def scsi(view: View, context: Context) -> Iterator[Sign]:
     """KubeVirt's one SCSI controller is virtio-scsi; another one matters to the guest where a disk hangs on it."""
     model = view.text("model")
-    if model in VIRTIO_SCSI:
+    if model in (*VIRTIO_SCSI, TRANSITIONAL) and view.text("index", "0") != "0":
+        yield ignore(view.owned, FURTHER)
+    elif model in VIRTIO_SCSI:
         yield default(view.owned, "KubeVirt's SCSI controller is virtio-scsi (converter/compute/controllers.go).")
     elif model == TRANSITIONAL:
         yield default(view.owned, "One transitional device makes all virtio devices of the VM so (gain-transitional).")

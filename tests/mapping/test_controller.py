@@ -92,3 +92,13 @@ def test_a_usb_controller_is_judged_with_the_guest_and_its_usb_devices(
     )
     found = {item.id for entry in book.entries for item in entry.findings if item.rule == "usb-model"}
     assert found == ({says} if says else set())
+
+
+@pytest.mark.parametrize("kind", ["type='scsi' model='virtio-scsi'", "type='usb' model='qemu-xhci'"])
+def test_nothing_says_that_kubevirt_has_a_further_controller(run: Callable, rules: Rules, kind: str) -> None:
+    nodes = "".join(f"<controller index='{index}' {kind}/>" for index in (0, 1))
+    book = run(f"<devices>{nodes}<input type='tablet' bus='usb'/></devices>", rules)
+    fates = {entry.path: entry.fate for entry in book.entries}
+    assert fates["devices.controller[0].model"] == "default"
+    assert fates["devices.controller[1].model"] == "ignore"
+    assert fates["devices.controller[1].index"] == "flag"
