@@ -243,15 +243,18 @@ def test_a_claim_is_named_for_a_folder_and_not_for_those_below_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "grown"),
+    ("text", "version", "grown"),
     [
-        ("luns: {/dev/sdb: {fc: {wwids: ['3600']}}}", "vda"),
-        ("", "vda, sdb"),
-        ("methods: [file]", None),
-        ("methods: [adopt]", None),
+        ("luns: {/dev/sdb: {fc: {wwids: ['3600']}}}", "1.9", "vda"),
+        ("", "1.9", "vda, sdb"),
+        ("", "1.8", "vda, sdb"),
+        # KubeVirt expands disks itself from 1.9 on.
+        ("methods: [file]", "1.9", "vda, sdb"),
+        ("methods: [file]", "1.8", None),
+        ("methods: [adopt]", "1.8", None),
     ],
 )
-def test_a_lun_that_is_handed_over_was_said_to_grow(text: str, grown: str | None) -> None:
+def test_a_lun_that_is_handed_over_was_said_to_grow(text: str, version: str, grown: str | None) -> None:
     lun = (
         "<disk type='block' device='lun'><source dev='/dev/sdb'/><target dev='sdb' bus='scsi'/></disk>"
         "<controller type='scsi' model='virtio-scsi'/></devices>"
@@ -259,7 +262,7 @@ def test_a_lun_that_is_handed_over_was_said_to_grow(text: str, grown: str | None
     xml = DOMAIN.format(name="web-1", uuid=UUID, bus="virtio", metadata="").replace("</devices>", lun).encode()
     disks = [Disk("vda", capacity=2**30), Disk("sdb", "lun", "block", "/dev/sdb", capacity=2**30)]
     site = read(text + "\nnetworks: {default: {multus: net}}")
-    found = pipeline.translate(vm(xml=xml, disks=disks), all_rules.load(), target("1.9"), site)
+    found = pipeline.translate(vm(xml=xml, disks=disks), all_rules.load(), target(version), site)
     said = [gain.value for gain in found.gains if "Filesystem claim" in gain.because]
     assert said == ([grown] if grown else [])
 
