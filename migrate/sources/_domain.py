@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from lxml.etree import _Element
 
 
-# What libvirt also calls a format: Xen's raw, raw discs, and Xen's name for QEMU's vpc.
-OTHER_NAMES = {"aio": "raw", "iso": "raw", "vhd": "vpc"}
+# libvirt makes raw of Xen's `aio` when a domain is defined. Its pools call a raw disc `iso`; its QEMU driver refuses
+# that in a domain ("use 'raw' instead").
+RAW = ("raw", "aio", "iso")
 
 
 def name_of(domain: _Element) -> str:
@@ -71,9 +72,13 @@ def _disk(element: _Element, target: str) -> Disk:
     disk.pool, disk.volume = _attribute(element, "source", "pool"), _attribute(element, "source", "volume")
     disk.path = _path(element, disk.type)
     # libvirt reads a disk without a driver type as raw; a volume has its own type.
-    named = _attribute(element, "driver", "type") or (None if disk.type == "volume" else "raw")
-    disk.format = OTHER_NAMES.get(named or "", named)
+    disk.format = plain_format(_attribute(element, "driver", "type") or (None if disk.type == "volume" else "raw"))
     return disk
+
+
+def plain_format(name: str | None) -> str | None:
+    """A format by the name that QEMU has for it."""
+    return "raw" if name in RAW else name
 
 
 def other_chain(domain: _Element, position: int, chain: list[Image], same: Callable[[str], str]) -> bool:

@@ -398,14 +398,16 @@ def _sizes(connection: Any, domain: Any, disk: Disk, volume: Any) -> tuple[int, 
 
 
 def _find_chain(host: Host, disk: Disk) -> None:
-    if not host.local:
-        disk.chain = _remote_chain(host.connection, disk)
-        return
     from migrate.transfer import _bytes
 
     try:
-        # Here all is recorded; which folders a chain may reach into is judged in the plan and again before the copy.
-        disk.chain = _bytes.chain(disk.path, disk.format, ["/"])
+        if host.local:
+            # Here all is recorded; which folders a chain may reach into is judged in the plan and before the copy.
+            disk.chain = _bytes.chain(disk.path, disk.format, ["/"])
+        else:
+            disk.chain = _remote_chain(host.connection, disk)
+            for image in disk.chain:
+                _bytes.refuse_unserved(image.path, image.format)
     except _bytes.NotAllowed:
         pass  # Whoever carries the plan out may read it.
     except Refused as refusal:
@@ -446,7 +448,7 @@ def _tree(thing: Any) -> _Element:
 
 def _format(tree: _Element, path: str) -> str | None:
     element = tree.find(path)
-    return None if element is None else element.get("type")
+    return None if element is None else _domain.plain_format(element.get("type"))
 
 
 def _state(domain: Any) -> str:

@@ -208,6 +208,16 @@ def test_every_disk_of_the_xml_has_a_record(tmp_path):
     assert files.unfit(vm, PlannedDisk("vda", "n", "c", ["file"], None, None, None, None, None))
 
 
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [("aio", "raw"), ("iso", "raw"), ("raw", "raw"), ("vpc", "vpc"), ("vhd", "vhd")],
+)
+def test_a_format_has_the_name_that_qemu_has_for_it(tmp_path, name, format):
+    disk = f"<disk><driver type='{name}'/><source file='/a'/><target dev='vda'/></disk>"
+    (tmp_path / "a.xml").write_text(domain(devices=disk))
+    assert collect(tmp_path)[0].disks[0].format == format
+
+
 def test_a_source_that_is_not_there_is_refused():
     with pytest.raises(Refused, match="files"):
         list(sources.collect("vmware", ["x"], Selection()))

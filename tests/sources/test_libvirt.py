@@ -139,6 +139,21 @@ def test_bug_the_domain_names_another_chain_than_the_headers(daemon, below, othe
     assert (one(daemon).disks[0].problem == source.OTHER_CHAIN) == other
 
 
+def test_bug_a_disc_in_a_pool_is_raw(daemon):
+    pool = daemon.pool("images", daemon.folder / "images")
+    path = daemon.folder / "images" / "a.iso"
+    path.write_bytes(bytes(0x8001) + b"CD001" + bytes(1 << 16))  # ISO 9660: the first volume descriptor
+    pool.refresh()
+    daemon.define(
+        "web",
+        "<disk type='volume' device='cdrom'><source pool='images' volume='a.iso'/>"
+        "<target dev='sda' bus='sata'/></disk>",
+    )
+    (found,) = one(daemon).disks
+    assert (found.format, found.capacity, found.problem) == ("raw", path.stat().st_size, None)
+    assert found.chain == [Image(str(path), "raw")]
+
+
 def test_a_disk_has_the_size_its_declared_format_shows(daemon):
     # A guest can write a qcow2 header into its raw disk: it stays raw.
     path = image(daemon.folder / "disk.img", "1G")
@@ -354,6 +369,17 @@ def test_a_remote_host_tells_the_chain_through_its_pools(daemon):
     assert (second.chain, second.capacity) == ([Image(str(outside), "qcow2")], 2 * MiB)
     assert source.unfit(vm, planned(vm)) is None
     assert str(outside) in source.unfit(vm, planned(vm, 1))
+
+
+def test_bug_an_image_of_a_remote_host_that_nothing_reads_is_a_problem(daemon):
+    pool = daemon.pool("images", daemon.folder / "images")
+    base, top = daemon.folder / "images" / "base.qed", daemon.folder / "images" / "top.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qed", base, "8M"], check=True)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qed", top], check=True)
+    pool.refresh()
+    daemon.define("web", disk(top))
+    (found,) = one_at(daemon.remote_url).disks
+    assert "format 'qed', which is not served" in found.problem
 
 
 EMBEDDED = """
