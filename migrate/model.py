@@ -55,7 +55,9 @@ class Disk:
     """What the source knows of one disk: identity from the domain, facts from the storage.
 
     `target` is the domain's target dev and is unique in a VM. `capacity` is the virtual size and `allocation` what it
-    takes on the source, both in bytes, None where unknown. `chain` is top first. `problem` says why a fact is missing.
+    takes on the source, both in bytes, None where unknown. `chain` is what the headers name, top first. `named` is what
+    the domain itself names of it, top first, empty where that is the top alone; `ends` says that nothing is below the
+    last of them. `problem` says why a fact is missing, or why the disk cannot be copied.
     """
 
     target: str
@@ -69,6 +71,8 @@ class Disk:
     pool: str | None = None
     volume: str | None = None
     problem: str | None = None
+    named: list[Image] = field(default_factory=list)
+    ends: bool = False
 
 
 @dataclass(slots=True)

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from lxml.etree import _Element
 
 
-# What libvirt also calls a format: Xen's raw, raw discs, and Xen's name for QEMU's vpc.
-OTHER_NAMES = {"aio": "raw", "iso": "raw", "vhd": "vpc"}
+# libvirt makes raw of Xen's `aio` when a domain is defined. Its pools call a raw disc `iso`; its QEMU driver refuses
+# that in a domain ("use 'raw' instead").
+RAW = ("raw", "aio", "iso")
 
 
 def name_of(domain: _Element) -> str:
@@ -71,27 +72,56 @@ def _disk(element: _Element, target: str) -> Disk:
     disk.pool, disk.volume = _attribute(element, "source", "pool"), _attribute(element, "source", "volume")
     disk.path = _path(element, disk.type)
     # libvirt reads a disk without a driver type as raw; a volume has its own type.
-    named = _attribute(element, "driver", "type") or (None if disk.type == "volume" else "raw")
-    disk.format = OTHER_NAMES.get(named or "", named)
+    disk.format = plain_format(_attribute(element, "driver", "type") or (None if disk.type == "volume" else "raw"))
+    _name_chain(element, disk)
     return disk
 
 
-def other_chain(domain: _Element, position: int, chain: list[Image], same: Callable[[str], str]) -> bool:
-    """Whether a disk names other images below its top than `chain`, which the headers name.
+def plain_format(name: str | None) -> str | None:
+    """A format by the name that QEMU has for it."""
+    return "raw" if name in RAW else name
 
-    With QEMU `<backingStore>` counts before an image's header, and an empty one ends the chain; where it is missing the
-    header counts. Paths are compared by what `same` makes of them. A running domain always names its whole chain.
+
+def _name_chain(element: _Element, disk: Disk) -> None:
+    """Records the images below the disk's own that the XML names.
+
+    With QEMU `<backingStore>` counts before an image's header since libvirt 5.10; one without a type ends the chain
+    (formatdomain, "backingStore"). Where it is missing the header counts.
     """
-    below = domain.findall("devices/disk")[position].find("backingStore")
-    for image in chain[1:]:
-        if below is None:
-            return False
-        path = _attribute(below, "source", "file") or _attribute(below, "source", "dev")
-        format = _attribute(below, "format", "type") or image.format
-        if path is None or (same(path), format) != (same(image.path), image.format):
-            return True
+    images = [_image(element, disk.type, disk.format)]
+    below = element.find("backingStore")
+    while below is not None and below.get("type"):
+        images.append(_image(below, below.get("type", ""), _attribute(below, "format", "type")))
         below = below.find("backingStore")
-    return bool(chain) and below is not None and below.find("source") is not None
+    disk.ends = below is not None
+    if disk.ends or len(images) > 1 or images[0].data_file is not None:
+        disk.named = images
+
+
+def _image(element: _Element, kind: str, format: str | None) -> Image:
+    """An image as the XML names it; what is neither a file nor a block device has no path, so that it is no image."""
+    store = element.find("source/dataStore")
+    data_file = None if store is None else _file(store, store.get("type", ""))
+    return Image(_file(element, kind), plain_format(format) or "", data_file)
+
+
+def _file(element: _Element, kind: str) -> str:
+    return (_path(element, kind) if kind in ("file", "block") else None) or ""
+
+
+def differs(disk: Disk, chain: list[Image], real: Callable[[str], str], *, whole: bool = True) -> bool:
+    """Whether the domain names other images or data files than `chain`, which the headers name.
+
+    Paths are compared by what `real` makes of them. A chain that is not `whole` may go on.
+    """
+    if not disk.named:
+        return False
+    for depth, (named, image) in enumerate(zip(disk.named, chain, strict=False)):
+        if depth and (real(named.path) != real(image.path) or named.format not in ("", image.format)):
+            return True
+        if named.data_file is not None and image.data_file and real(named.data_file) != real(image.data_file):
+            return True
+    return disk.ends if len(chain) > len(disk.named) else whole and len(chain) < len(disk.named)
 
 
 def _path(element: _Element, kind: str) -> str | None:

@@ -32,6 +32,10 @@ STATES = ("unknown", "running", "blocked", "paused", "shutting down", "shut off"
 # virDomainBlockJobType, by number.
 JOBS = {1: "pull", 2: "copy", 3: "commit", 4: "active-commit", 5: "backup"}
 SSH = ("ssh", "libssh", "libssh2")  # the transports whose host lets a user in by ssh
+OTHER_CHAIN = (
+    "the domain names another backing chain than the image's header, which a copy reads: correct the header "
+    "(`qemu-img rebase -u`), or take <backingStore> and <dataStore> out of the domain"
+)
 FOLDER_POOLS = ("dir", "fs", "netfs", "vstorage")
 MAX_CHAIN = 64
 
@@ -194,6 +198,8 @@ def open(vm: VM, disk: PlannedDisk) -> Iterator[Opened]:
     with ExitStack() as stack:
         files = _files(vm, disk, stack)
         chain = _bytes.chain(disk.path, disk.format, disk.allowed, files)
+        if any(known.path == disk.path and _domain.differs(known, chain, files.real) for known in vm.disks):
+            raise Refused(OTHER_CHAIN)
         yield stack.enter_context(_bytes.opened(chain, files))
 
 
@@ -304,15 +310,8 @@ def _read_rest(host: Host, domain: Any, vm: VM) -> None:
     # The test driver's domains run unless their file says otherwise.
     if domain.isActive() and host.driver != "test":
         _read_live(domain, vm)
-    # On another host links cannot be followed.
-    same = os.path.realpath if host.local else os.path.basename
-    for position, disk in enumerate(vm.disks):
+    for disk in vm.disks:
         _resolve(host, domain, disk)
-        if _domain.other_chain(tree, position, disk.chain, same):
-            disk.problem = disk.problem or OTHER_CHAIN
-
-
-OTHER_CHAIN = "the domain's <backingStore> names other images below the disk than the header that a copy reads"
 
 
 def _read_live(domain: Any, vm: VM) -> None:
@@ -398,22 +397,27 @@ def _sizes(connection: Any, domain: Any, disk: Disk, volume: Any) -> tuple[int, 
 
 
 def _find_chain(host: Host, disk: Disk) -> None:
-    if not host.local:
-        disk.chain = _remote_chain(host.connection, disk)
-        return
     from migrate.transfer import _bytes
 
     try:
-        # Here all is recorded; which folders a chain may reach into is judged in the plan and again before the copy.
-        disk.chain = _bytes.chain(disk.path, disk.format, ["/"])
+        if host.local:
+            # Here all is recorded; which folders a chain may reach into is judged in the plan and before the copy.
+            disk.chain, whole, real = _bytes.chain(disk.path, disk.format, ["/"]), True, os.path.realpath
+        else:
+            # Links of another host are followed when its images are opened, and all is compared again.
+            (disk.chain, whole), real = _remote_chain(host.connection, disk), os.path.normpath
+            for image in disk.chain:
+                _bytes.refuse_unserved(image.path, image.format)
+        if _domain.differs(disk, disk.chain, real, whole=whole):
+            raise Refused(OTHER_CHAIN)
     except _bytes.NotAllowed:
         pass  # Whoever carries the plan out may read it.
     except Refused as refusal:
         disk.problem = disk.problem or str(refusal)
 
 
-def _remote_chain(connection: Any, disk: Disk) -> list[Image]:
-    """The images that the pools of a host know of; a chain may go on outside of them."""
+def _remote_chain(connection: Any, disk: Disk) -> tuple[list[Image], bool]:
+    """The images that the pools of a host know of, and whether they are all: a chain may go on outside of the pools."""
     lib = _library()
     images = [Image(disk.path, disk.format)]
     with suppress(lib.libvirtError):
@@ -421,9 +425,9 @@ def _remote_chain(connection: Any, disk: Disk) -> list[Image]:
             tree = _tree(connection.storageVolLookupByPath(images[-1].path))
             path = tree.findtext("backingStore/path")
             if not path:
-                break
+                return images, True
             images.append(Image(without_secret(path), _format(tree, "backingStore/format") or "raw"))
-    return images
+    return images, images[-1].format == "raw"
 
 
 def _pool_paths(connection: Any) -> list[str]:
@@ -446,7 +450,7 @@ def _tree(thing: Any) -> _Element:
 
 def _format(tree: _Element, path: str) -> str | None:
     element = tree.find(path)
-    return None if element is None else element.get("type")
+    return None if element is None else _domain.plain_format(element.get("type"))
 
 
 def _state(domain: Any) -> str:
@@ -468,10 +472,11 @@ def _refuse_changed(domain: Any, vm: VM) -> None:
         raise Refused("its disks were changed since they were collected; collect and plan again")
 
 
-def _named(disk: Disk) -> tuple[str | None, ...]:
+def _named(disk: Disk) -> tuple[object, ...]:
     """What the domain XML alone says of a disk."""
     from_pool = disk.type == "volume"
-    return disk.target, disk.type, disk.pool, disk.volume, *((None, None) if from_pool else (disk.path, disk.format))
+    where = (None, None) if from_pool else (disk.path, disk.format)
+    return disk.target, disk.type, disk.pool, disk.volume, *where, disk.named, disk.ends
 
 
 def _local(url: str, host: str) -> bool:

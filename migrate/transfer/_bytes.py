@@ -380,10 +380,15 @@ def _reached(by: str, name: str, own: set[str], folders: list[str], files: Files
     return path
 
 
+def refuse_unserved(path: str, format: str) -> None:
+    """Refused for an image of a format that is not served."""
+    if format not in ("qcow2", *_ALONE):
+        raise Refused(f"{path!r} has format {format!r}, which is not served: convert it to qcow2 with qemu-img")
+
+
 def _stands_alone(path: str, format: str, files: Files) -> None:
     """Refused unless an image of this format, not qcow2, is whole in its one file."""
-    if format not in _ALONE:
-        raise Refused(f"{path!r} has format {format!r}, which is not served: convert it to qcow2 with qemu-img")
+    refuse_unserved(path, format)
     if format != "vmdk":
         return
     start = files.read(path, 0, 512)

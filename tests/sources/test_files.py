@@ -5,9 +5,9 @@ import sys
 import pytest
 
 from migrate import sources
-from migrate.model import VM, PlannedDisk, Refused, Skipped
+from migrate.model import VM, Image, PlannedDisk, Refused, Skipped
 from migrate.selection import Selection
-from migrate.sources import files
+from migrate.sources import _domain, files
 
 UUID = "6ba410c5-1e5c-4d57-bee7-2228e7ffa32f"
 
@@ -206,6 +206,53 @@ def test_every_disk_of_the_xml_has_a_record(tmp_path):
     assert all(disk.capacity is None for disk in vm.disks)
     assert [disk.target for disk in vm.disks if not disk.problem] == ["sda"]
     assert files.unfit(vm, PlannedDisk("vda", "n", "c", ["file"], None, None, None, None, None))
+
+
+LAYER = "<backingStore type='{}'><format type='{}'/><source {}/>{}</backingStore>"
+BLOCK = LAYER.format("block", "raw", "dev='/dev/b'", "<backingStore/>")
+NBD = LAYER.format("network", "raw", "protocol='nbd'", "")
+TOP = Image("/a", "qcow2")
+
+
+@pytest.mark.parametrize(
+    ("below", "named", "ends"),
+    [
+        ("", [], False),
+        ("<backingStore/>", [TOP], True),
+        (BLOCK, [TOP, Image("/dev/b", "raw")], True),
+        (
+            LAYER.format("file", "qcow2", "file='/b'", BLOCK),
+            [TOP, Image("/b", "qcow2"), Image("/dev/b", "raw")],
+            True,
+        ),
+        (NBD, [TOP, Image("", "raw")], False),
+    ],
+)
+def test_the_chain_that_the_xml_names_is_recorded(tmp_path, below, named, ends):
+    disk = f"<disk><driver type='qcow2'/><source file='/a'/>{below}<target dev='vda'/></disk>"
+    (tmp_path / "a.xml").write_text(domain(devices=disk))
+    (found,) = collect(tmp_path)[0].disks
+    assert (found.named, found.ends) == (named, ends)
+
+
+@pytest.mark.parametrize(("data_file", "differs"), [("/d", False), ("/e", True), (None, False)])
+def test_bug_a_data_file_that_the_xml_names_is_compared(tmp_path, data_file, differs):
+    store = "<dataStore type='file'><format type='raw'/><source file='/d'/></dataStore>"
+    disk = f"<disk><driver type='qcow2'/><source file='/a'>{store}</source><target dev='vda'/></disk>"
+    (tmp_path / "a.xml").write_text(domain(devices=disk))
+    (found,) = collect(tmp_path)[0].disks
+    assert found.named == [Image("/a", "qcow2", "/d")]
+    assert _domain.differs(found, [Image("/a", "qcow2", data_file), Image("/b", "raw")], os.path.normpath) is differs
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [("aio", "raw"), ("iso", "raw"), ("raw", "raw"), ("vpc", "vpc"), ("vhd", "vhd")],
+)
+def test_a_format_has_the_name_that_qemu_has_for_it(tmp_path, name, format):
+    disk = f"<disk><driver type='{name}'/><source file='/a'/><target dev='vda'/></disk>"
+    (tmp_path / "a.xml").write_text(domain(devices=disk))
+    assert collect(tmp_path)[0].disks[0].format == format
 
 
 def test_a_source_that_is_not_there_is_refused():

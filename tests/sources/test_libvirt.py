@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from migrate import sources
 from migrate.model import VM, Disk, Image, PlannedDisk, Refused, Skipped, Unfinished
 from migrate.selection import Selection
 from migrate.sources import libvirt as source
+from migrate.transfer import _bytes
 
 MiB = 1 << 20
 
@@ -116,6 +118,9 @@ def test_a_shut_off_domain_with_a_backing_chain(daemon):
 
 
 BELOW = "<backingStore type='file'><format type='{}'/><source file='{}'/>{}</backingStore>"
+NETWORK = (
+    "<backingStore type='network'><format type='qcow2'/><source protocol='nbd'><host name='h'/></source></backingStore>"
+)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +131,7 @@ BELOW = "<backingStore type='file'><format type='{}'/><source file='{}'/>{}</bac
         (BELOW.format("qcow2", "{base}", BELOW.format("raw", "{top}", "")), True),
         (BELOW.format("raw", "{base}", "<backingStore/>"), True),
         (BELOW.format("qcow2", "/elsewhere.qcow2", "<backingStore/>"), True),
+        (NETWORK, True),
         ("<backingStore/>", True),
         ("", False),
     ],
@@ -136,7 +142,61 @@ def test_bug_the_domain_names_another_chain_than_the_headers(daemon, below, othe
     (daemon.folder / "link.qcow2").symlink_to(base)
     named = below.format(base=base, link=daemon.folder / "link.qcow2", top=top)
     daemon.define("web", disk(top).replace("<target", f"{named}<target"))
-    assert (one(daemon).disks[0].problem == source.OTHER_CHAIN) == other
+    vm = one(daemon)
+    assert (vm.disks[0].problem == source.OTHER_CHAIN) == other
+    refused = pytest.raises(Refused, match="another backing chain") if other else nullcontext()
+    with refused, source.open(vm, planned(vm)):
+        pass
+
+
+def test_a_running_guest_names_the_chain_of_its_headers(daemon):
+    base = image(daemon.folder / "base.qcow2", "4M")
+    devices = disk(image(daemon.folder / "top.qcow2", "8M", backing=base))
+    daemon.connection.createXML(DOMAIN.format(name="web", devices=devices), 1)  # paused
+    (found,) = one(daemon).disks
+    assert [item.path for item in found.named[1:]] == [str(base)]
+    assert (found.ends, found.problem) == (True, None)
+
+
+def test_bug_a_chain_that_collect_may_not_read_is_compared_before_the_copy(daemon, monkeypatch):
+    base, other = image(daemon.folder / "base.qcow2"), image(daemon.folder / "other.qcow2")
+    top = disk(image(daemon.folder / "top.qcow2", backing=base))
+    daemon.define("web", top.replace("<target", f"{BELOW.format('qcow2', other, '<backingStore/>')}<target"))
+
+    def denied(*_: object) -> None:
+        raise _bytes.NotAllowed("root alone may read it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_bytes, "chain", denied)
+        vm = one(daemon)
+    assert (vm.disks[0].chain, vm.disks[0].problem) == ([], None)
+    with pytest.raises(Refused, match="another backing chain"), source.open(vm, planned(vm)):
+        pass
+
+
+def test_a_chain_that_the_domain_names_anew_is_a_changed_disk(daemon):
+    top = disk(image(daemon.folder / "top.qcow2", backing=image(daemon.folder / "base.qcow2")))
+    daemon.define("web", top)
+    vm = one(daemon)
+    changed = DOMAIN.format(name="web", devices=top.replace("<target", "<backingStore/><target"))
+    daemon.connection.defineXML(changed.replace("<memory", f"<uuid>{vm.uuid}</uuid><memory", 1))
+    with pytest.raises(Refused, match="disks were changed"), source.hold(vm):
+        pass
+
+
+def test_bug_a_disc_in_a_pool_is_raw(daemon):
+    pool = daemon.pool("images", daemon.folder / "images")
+    path = daemon.folder / "images" / "a.iso"
+    path.write_bytes(bytes(0x8001) + b"CD001" + bytes(1 << 16))  # ISO 9660: the first volume descriptor
+    pool.refresh()
+    daemon.define(
+        "web",
+        "<disk type='volume' device='cdrom'><source pool='images' volume='a.iso'/>"
+        "<target dev='sda' bus='sata'/></disk>",
+    )
+    (found,) = one(daemon).disks
+    assert (found.format, found.capacity, found.problem) == ("raw", path.stat().st_size, None)
+    assert found.chain == [Image(str(path), "raw")]
 
 
 def test_a_disk_has_the_size_its_declared_format_shows(daemon):
@@ -354,6 +414,39 @@ def test_a_remote_host_tells_the_chain_through_its_pools(daemon):
     assert (second.chain, second.capacity) == ([Image(str(outside), "qcow2")], 2 * MiB)
     assert source.unfit(vm, planned(vm)) is None
     assert str(outside) in source.unfit(vm, planned(vm, 1))
+
+
+def test_bug_another_chain_of_a_remote_host_has_another_path_and_not_another_name(daemon):
+    for name in ("v1", "v2"):
+        daemon.pool(name, daemon.folder / name)
+        image(daemon.folder / name / "base.qcow2")
+    base, other = (daemon.folder / name / "base.qcow2" for name in ("v1", "v2"))
+    top = disk(image(daemon.folder / "v1" / "top.qcow2", backing=base))
+    for pool in daemon.connection.listAllStoragePools():
+        pool.refresh()
+    for name, path in (("same", base), ("other", other)):
+        daemon.define(name, top.replace("<target", f"{BELOW.format('qcow2', path, '<backingStore/>')}<target"))
+    found = {vm.name: vm.disks[0].problem for vm in collect(daemon.remote_url)}
+    assert found == {"same": None, "other": source.OTHER_CHAIN}
+
+
+def test_bug_a_chain_outside_of_a_remote_hosts_pools_is_not_taken_for_another(daemon):
+    base = image(daemon.folder / "base.qcow2")
+    top = disk(image(daemon.folder / "top.qcow2", backing=base))
+    daemon.define("web", top.replace("<target", f"{BELOW.format('qcow2', base, '<backingStore/>')}<target"))
+    (found,) = one_at(daemon.remote_url).disks
+    assert (len(found.chain), found.problem) == (1, None)
+
+
+def test_bug_an_image_of_a_remote_host_that_nothing_reads_is_a_problem(daemon):
+    pool = daemon.pool("images", daemon.folder / "images")
+    base, top = daemon.folder / "images" / "base.qed", daemon.folder / "images" / "top.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qed", base, "8M"], check=True)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qed", top], check=True)
+    pool.refresh()
+    daemon.define("web", disk(top))
+    (found,) = one_at(daemon.remote_url).disks
+    assert "format 'qed', which is not served" in found.problem
 
 
 EMBEDDED = """

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,6 +123,20 @@ def test_a_link_that_leads_outside_is_refused_over_ssh(elsewhere: Host):
         pass
     with source.open(vm, planned(vm, allowed=[f"{IMAGES}/secret"])) as opened:
         assert opened.size == 8 * MiB
+
+
+@pytest.mark.parametrize(("named", "other"), [("link.qcow2", False), ("other.qcow2", True)])
+def test_bug_another_chain_is_refused_over_ssh(elsewhere: Host, named: str, other: bool):
+    base = elsewhere.image("base.qcow2")
+    elsewhere.image("other.qcow2")
+    elsewhere.run("ln", "-s", base, IMAGES / "link.qcow2")
+    below = f"<backingStore type='file'><format type='qcow2'/><source file='{IMAGES / named}'/></backingStore>"
+    top = disk(elsewhere.image("top.qcow2", backing=str(base)))
+    vm = web(elsewhere, elsewhere.url(), top.replace("<target", f"{below}<target"))
+    assert vm.disks[0].problem is None  # the host has no pool, so nothing is known of what is below
+    refused = pytest.raises(Refused, match="another backing chain") if other else nullcontext()
+    with refused, source.open(vm, planned(vm)):
+        pass
 
 
 HOSTILE = [
