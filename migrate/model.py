@@ -153,13 +153,14 @@ class Waiver:
 class Finding:
     """Something that changes or is lost for the guest: first what happens, then what to do.
 
-    `id` is rule/row; `key` is stable over runs and indices; `path` is None for findings that no single leaf causes.
+    `id` is rule/row; `parts` tell the finding from all others, over runs and whatever its device's index; `path` is
+    None for findings that no single leaf causes.
     `value` is the leaf's; of several leaves `name=value` each, the first of them at `path`. A finding with `waived`
     does not count for the verdict; `ended` is a waiver that no longer holds.
     """
 
     id: str
-    key: str
+    parts: tuple[str, ...]
     rule: str
     severity: Severity
     path: str | None
@@ -169,6 +170,11 @@ class Finding:
     remedy: str
     waived: Waiver | None = None
     ended: Waiver | None = None
+
+    @property
+    def key(self) -> str:
+        """The finding's name among those of all VMs: the same in every run, and where devices change places."""
+        return short_hash(*self.parts)
 
 
 @dataclass(slots=True, eq=False)

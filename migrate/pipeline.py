@@ -32,7 +32,6 @@ from migrate.model import (
     Severity,
     Skipped,
     Translation,
-    short_hash,
 )
 from migrate.selection import Selection
 from migrate.site import Site
@@ -231,8 +230,8 @@ def _volumes(translation: Translation, site: Site) -> Iterator[dict[str, Any]]:
 
 def leafless(vm: VM, name: str, severity: Severity, because: str, remedy: str, target: str | None = None) -> Finding:
     """A finding that no leaf causes; its name is rule/row."""
-    key = short_hash(vm.id, name, target or "")
-    return Finding(name, key, name.partition("/")[0], severity, None, None, target, because, remedy)
+    parts = (vm.source, vm.uuid, name, target or "")
+    return Finding(name, parts, name.partition("/")[0], severity, None, None, target, because, remedy)
 
 
 def _refused(vm: VM, book: ledger.Ledger, translation: Translation, target: Target) -> Iterator[Finding]:
@@ -309,7 +308,7 @@ def _state(translation: Translation, book: ledger.Ledger, rules: Rules, context:
         finding = leafless(vm, f"state/{remark.id}", remark.severity, remark.because, remark.remedy, remark.target)
         if remark.path:
             finding.path, finding.value = remark.path, remark.value
-            finding.key = short_hash(finding.key, remark.path)
+            finding.parts += (remark.path,)
         yield finding
 
 

@@ -610,7 +610,7 @@ def _dates_as_text(data: Any) -> Any:
 
 
 def test_a_bug_of_ours_is_never_waived() -> None:
-    finding = Finding("internal", "k", "disk-bus", "blocker", None, None, None, "because", "remedy")
+    finding = Finding("internal", ("k",), "disk-bus", "blocker", None, None, None, "because", "remedy")
     read(waivers("'*'")).waive(vm(), [finding], DAY)
     assert finding.waived is None and finding.ended is None
 

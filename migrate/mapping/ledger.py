@@ -13,7 +13,7 @@ from typing import Any
 from migrate.mapping.paths import Document, Leaf, Node, printable, redact
 from migrate.mapping.rules import QUIET, UNKNOWN, GainRule, Implied, Owners, Row, Rule, Rules
 from migrate.mapping.signs import Context, View
-from migrate.model import REDACTED, Entry, Finding, Gain, short_hash
+from migrate.model import REDACTED, Entry, Finding, Gain
 from migrate.target.vocabulary import Target, cast, missing, needs_more
 
 NO_KEY = re.compile("[^a-z0-9]+")
@@ -210,7 +210,7 @@ class _Run:
         self.target = context.target
         self.places = _places(context.target)
         self.ledger = Ledger(document.leaves)
-        self.vm_id = context.vm.id
+        self.vm = (context.vm.source, context.vm.uuid)
         self.holds: Holds = {}
         self.said: dict[Node, str] = {}
         self.keys: dict[tuple[str | None, Node], str] = {}
@@ -371,7 +371,7 @@ class _Run:
         first = leaves[0]
         return Finding(
             id=row.name,
-            key=short_hash(self.vm_id, row.name, self._device(rule, node, first)),
+            parts=(*self.vm, row.name, self._device(rule, node, first)),
             rule=rule.id,
             severity=row.severity,  # type: ignore[arg-type]
             path=first.path,
@@ -434,7 +434,7 @@ class _Run:
         self.ledger.internal = True
         finding = Finding(
             id="internal",
-            key=short_hash(self.vm_id, "internal", name, pattern),
+            parts=(*self.vm, "internal", name, pattern),
             rule=name,
             severity="blocker",
             path=None,

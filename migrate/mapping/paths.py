@@ -200,7 +200,13 @@ def parse(data: bytes, name: str) -> etree._Element:
 @cache
 def _parser() -> etree.XMLParser:
     return etree.XMLParser(
-        resolve_entities=False, load_dtd=False, no_network=True, huge_tree=False, remove_comments=True, remove_pis=True
+        resolve_entities=False,
+        load_dtd=False,
+        no_network=True,
+        huge_tree=False,
+        remove_comments=True,
+        remove_pis=True,
+        remove_blank_text=True,
     )
 
 
@@ -225,7 +231,7 @@ def without_secret(name: str, protocol: str = "") -> str:
 
 def as_xml(tree: etree._Element) -> bytes:
     """An element as it stands in inventories and plans."""
-    return etree.tostring(tree, encoding="utf-8", xml_declaration=False) + b"\n"
+    return etree.tostring(tree, encoding="utf-8", xml_declaration=False, pretty_print=True)
 
 
 def printable(text: str, limit: int = 200) -> str:
@@ -319,7 +325,8 @@ def _walk(node: Node, shape: Shape, leaves: list[Leaf], nodes: dict[str, list[No
         leaves.append(Leaf(prefix + name, pattern, value, node, tag))
     if children:
         shapes = [shape.children[child.tag] for child in children]
-        times = Counter(shapes) if len(set(shapes)) < len(shapes) else {}
+        plain = [below for below in shapes if not below.indexed]
+        times = Counter(plain) if len(set(plain)) < len(plain) else {}
         before: dict[Shape, int] = {}
         parents = (*node.parents, node)
         for child, below in zip(children, shapes, strict=True):
