@@ -15,7 +15,7 @@ from migrate.target.vocabulary import API_VERSIONS, TEMPLATE, Target, lacks, nee
 def refused(vm: Manifest, target: Target, arch: str) -> list[Refusal]:
     """The values of a VM of that architecture that stand against a row, and the fields that the target lacks."""
     found: list[Refusal] = []
-    _walk(_trie(target, arch), vm, ("VirtualMachine",), found)
+    _walk(_trie(target, arch), vm, "VirtualMachine", found)
     return found
 
 
@@ -74,12 +74,11 @@ def _is(wanted: str | None) -> Callable[[Any], bool]:
     return lambda value: (str(value).lower() if isinstance(value, bool) else str(value)) == wanted
 
 
-def _walk(trie: Trie, value: Any, trail: tuple[str, ...], found: list[Refusal]) -> None:
+def _walk(trie: Trie, value: Any, path: str, found: list[Refusal]) -> None:
     for bad, name, because, remedy in trie.checks:
         if bad(value):
             shown = f": {value:.80}" if isinstance(value, str) else f": {value}" if isinstance(value, int) else ""
-            path = ".".join(trail).removeprefix(f"{TEMPLATE}.")
-            found.append(Refusal(path, name, f"{because}{shown}.", remedy))
+            found.append(Refusal(path.removeprefix(f"{TEMPLATE}."), name, f"{because}{shown}.", remedy))
     if not isinstance(value, dict):
         return
     for name, inner in value.items():
@@ -88,9 +87,9 @@ def _walk(trie: Trie, value: Any, trail: tuple[str, ...], found: list[Refusal]) 
             continue
         if isinstance(inner, list):
             for position, item in enumerate(inner):
-                _walk(below, item, (*trail, f"{name}[{_key(item, position)}]"), found)
+                _walk(below, item, f"{path}.{name}[{_key(item, position)}]", found)
         else:
-            _walk(below, inner, (*trail, name), found)
+            _walk(below, inner, f"{path}.{name}", found)
 
 
 def _key(item: Any, position: int) -> Any:
