@@ -369,17 +369,10 @@ class _Run:
 
     def _finding(self, rule: Rule, row: Row, node: Node, leaves: Sequence[Leaf], because: str) -> Finding:
         first = leaves[0]
-        return Finding(
-            id=row.name,
-            parts=(*self.vm, row.name, self._device(rule, node, first)),
-            rule=rule.id,
-            severity=row.severity,  # type: ignore[arg-type]
-            path=first.path,
-            value=_values(node, leaves),
-            target=next(iter(first.writes), None) or self._meant(rule, node),
-            because=because,
-            remedy=row.remedy,
-        )
+        target = next(iter(first.writes)) if first.writes else self._meant(rule, node)
+        parts = (*self.vm, row.name, self._device(rule, node, first))
+        said, severity = _values(node, leaves), row.severity
+        return Finding(row.name, parts, rule.id, severity, first.path, said, target, because, row.remedy)  # type: ignore[arg-type]
 
     def _meant(self, rule: Rule, node: Node) -> str | None:
         """Where the rule writes when it writes; None where that depends on more than the element."""
