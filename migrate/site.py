@@ -57,7 +57,6 @@ RUN_STRATEGIES = ("Halted", "Always", "Manual", "RerunOnFailure")
 INSTANCETYPES = ("VirtualMachineClusterInstancetype", "VirtualMachineInstancetype")
 PREFERENCES = ("VirtualMachineClusterPreference", "VirtualMachinePreference")
 OURS = "kubevirt-migrate/"
-CPU_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 SIZE = re.compile(r"[0-9]+([.][0-9]+)?([kMGTPE]|[KMGTPE]i)?")
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -291,7 +290,7 @@ def _plain(value: Any, where: str) -> None:
 
 
 def _cpu_model(key: str, value: Any, where: str) -> str:
-    if not isinstance(value, str) or not CPU_MODEL.fullmatch(value):
+    if not isinstance(value, str) or not LABEL_NAME.fullmatch(value):
         raise Refused(f"{where}: {key}: give a CPU model of the cluster's nodes, host-model or host-passthrough")
     return value
 
