@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migrate.mapping.memory import passes_through
-from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
+from migrate.mapping.signs import Context, Sign, View, default, flag, write
 from migrate.mapping.tuning import told
 
 DETAILS = ("distances", "interconnects", "cache")
@@ -31,11 +31,8 @@ def guest(view: View, context: Context) -> Iterator[Sign]:
 def host(view: View, context: Context) -> Iterator[Sign]:
     """How tightly the guest's memory is tied to NUMA nodes of the source host."""
     modes = {leaf.value for leaf in view.owned if leaf.pattern.endswith(".mode")}
-    nodes = any(leaf.pattern.endswith(".nodeset") for leaf in view.owned)
     if passes_through(view, context) and (not modes or modes & set(BINDING)):
         yield default(view.owned, "KubeVirt binds the memory to the node's NUMA nodes that its CPUs are of (vcpu.go).")
-    elif not nodes and not modes & set(BINDING):
-        yield ignore(view.owned, "libvirt chose NUMA nodes of the source host at each start.")
     elif modes & set(BINDING) or not modes:
         yield flag(view.owned, "unbound", told(view.owned))
     else:
