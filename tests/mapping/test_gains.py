@@ -161,3 +161,20 @@ def test_vmwares_port_is_closed_since_1_5(
 ) -> None:
     book = run(f"<features>{features}</features>", rules, {"kubevirt": kubevirt})
     assert {gain.path: gain.value for gain in book.gains}.get("domain.features") == gained
+
+
+@pytest.mark.parametrize(
+    ("machine", "clock", "gained"),
+    [
+        ("q35", "", "hpet off"),
+        ("q35", "<timer name='rtc' tickpolicy='catchup'/>", "hpet off"),
+        ("pc-q35-rhel9.2.0", "", None),
+        ("q35", "<timer name='hpet' present='no'/>", None),
+        ("q35", "<timer name='hpet' present='yes'/>", None),
+    ],
+)
+def test_an_hpet_of_which_the_domain_says_nothing_went_without_a_word(
+    machine: str, clock: str, gained: str | None, run: Callable, rules: Rules
+) -> None:
+    book = run(f"<os><type arch='x86_64' machine='{machine}'>hvm</type></os><clock>{clock}</clock>", rules)
+    assert {gain.path: gain.value for gain in book.gains}.get("domain.clock.timer.hpet") == gained
