@@ -153,10 +153,9 @@ def _images(disks: Sequence[Disk], running: Sequence[Disk], said: dict[str, str]
 
 def same_image(disk: Disk, other: Disk) -> bool:
     """Whether two records of a disk are of one image in one format. libvirt knows that of a volume once it runs."""
-    named = all(getattr(disk, name) == getattr(other, name) for name in ("type", "path"))
     if disk.type == "volume":
-        return other.type == "volume" and (disk.pool, disk.volume) == (other.pool, other.volume)
-    return named and disk.format == other.format
+        return (disk.type, disk.pool, disk.volume) == (other.type, other.pool, other.volume)
+    return (disk.type, disk.path, disk.format) == (other.type, other.path, other.format)
 
 
 def _image(disk: Disk) -> str:

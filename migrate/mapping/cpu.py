@@ -31,7 +31,7 @@ VENDORS = ("Intel", "AMD", "Hygon")
 VENDOR_LABEL = "nodeSelector[cpu-vendor.node.kubevirt.io/{}]"
 # What a single vCPU is beyond being there from the start.
 SINGLE = ("vcpus", "vcpus.vcpu.id", "vcpus.vcpu.order", "vcpus.vcpu.hotpluggable")
-FIELDS = ("sockets", "cores", "threads", "maxSockets")
+FIELDS = ("sockets", "cores", "threads")
 
 
 def topology(view: View, context: Context) -> Iterator[Sign]:
@@ -41,7 +41,7 @@ def topology(view: View, context: Context) -> Iterator[Sign]:
         return
     try:
         most, now = _counts(view)
-        sockets, dies, clusters, cores, threads = _shape(view, most)
+        counts = _shape(view, most)
     except ValueError as error:
         yield flag(view.owned, "unreadable", str(error))
         return
@@ -50,35 +50,46 @@ def topology(view: View, context: Context) -> Iterator[Sign]:
         yield default(plain, "KubeVirt keeps the vCPUs of the first socket fixed and numbers them itself (cpu.go).")
     owned = [leaf for leaf in view.owned if leaf.pattern not in SINGLE]
     shape = [leaf for leaf in owned if leaf.pattern.startswith("cpu.topology.")] or owned
+    _, dies, clusters, cores, _ = counts
     if dies * clusters > 1:
         yield flag(shape, "folded", f"{dies * clusters * cores} cores a socket")
-        cores *= dies * clusters
-    if context.arch == "aarch64" and now < most:
-        # Nothing can be added there, so nothing is gained by whole sockets: arch/arm64.go SupportCPUHotplug.
+    if _is_fixed(most, now, context):
         yield flag(owned, "fixed", f"up to {most}")
-        most, (cores, threads) = now, (cores, threads) if now % (cores * threads) == 0 else (now, 1)
-    elif sockets * cores * threads != most:
-        cores, threads = (cores, threads) if most % (cores * threads) == 0 else (1, 1)
+    elif prod(counts) != most:
         yield flag(shape, "mismatch", f"{most} vCPUs; {told(shape)}")
-    each = cores * threads
-    started = -(-now // each)
-    counts = [started, cores, threads]
+    begun = _begun(most, now, counts, context)
+    vcpus = prod(begun)
+    for field, value in zip(FIELDS, begun, strict=True):
+        yield write(owned, f"domain.cpu.{field}", value)
     # On arm64 KubeVirt leaves no room by itself, and before 1.9 a maximum keeps some guests from starting.
     if context.arch != "aarch64":
-        counts.append(most // each)
-    for field, value in zip(FIELDS, counts, strict=False):
-        yield write(owned, f"domain.cpu.{field}", value)
-    if started * each != now:
-        yield flag(owned, "rounded", f"{started * each} for {now}")
-    if started * each < most:
+        yield write(owned, "domain.cpu.maxSockets", most // prod(begun[1:]))
+    if vcpus != now:
+        yield flag(owned, "rounded", f"{vcpus} for {now}")
+    if vcpus < most and not _is_fixed(most, now, context):
         yield flag(owned, "by-socket", f"up to {most}")
 
 
 def started(view: View, context: Context) -> int:
     """The vCPUs that the guest starts with as `topology` writes them; ValueError for counts that libvirt refuses."""
     most, now = _counts(view)
-    each = prod(_shape(view, most)[1:])
-    return now if context.arch == "aarch64" or most % each else -(-now // each) * each
+    return prod(_begun(most, now, _shape(view, most), context))
+
+
+def _is_fixed(most: int, now: int, context: Context) -> bool:
+    """Whether vCPUs that the guest could get later are none that KubeVirt adds: arch/arm64.go SupportCPUHotplug."""
+    return context.arch == "aarch64" and now < most
+
+
+def _begun(most: int, now: int, shape: tuple[int, ...], context: Context) -> tuple[int, int, int]:
+    """Sockets, cores and threads that hold the vCPUs from the start: whole sockets, of which more can be added."""
+    cores, threads = prod(shape[1:4]), shape[4]
+    if _is_fixed(most, now, context):
+        if now % (cores * threads):
+            cores, threads = now, 1
+    elif most % (cores * threads):
+        cores, threads = 1, 1
+    return -(-now // (cores * threads)), cores, threads
 
 
 def _counts(view: View) -> tuple[int, int]:
@@ -174,7 +185,7 @@ def without_mpx(context: Context, writes: Mapping[str, Any]) -> str | None:
 
 def overcommit(context: Context, writes: Mapping[str, Any]) -> str | None:
     """What KubeVirt asks of the node for the vCPUs of a guest without dedicated CPUs: a tenth of a CPU each."""
-    counts = [writes[path].value for field in FIELDS[:3] if (path := f"domain.cpu.{field}") in writes]
+    counts = [writes[path].value for field in FIELDS if (path := f"domain.cpu.{field}") in writes]
     if len(counts) < 3 or "domain.cpu.dedicatedCpuPlacement" in writes:
         return None
     return f"{100 * counts[0] * counts[1] * counts[2]}m"

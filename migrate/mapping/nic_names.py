@@ -19,10 +19,12 @@ X86 = ("x86_64", "i686")
 # These sit on a PCI Express port in libvirt's layout; the other models on a conventional bridge.
 EXPRESS = ("virtio", "virtio-non-transitional", "e1000e", "igb")
 # KubeVirt has models of the Express kind for these.
-BECOME_EXPRESS = (*EXPRESS, "netfront", "vmxnet", "vmxnet2", "vmxnet3")
+BECOME_EXPRESS = (
+    *EXPRESS,
+    *("netfront", "vmxnet", "vmxnet2", "vmxnet3", "usb-net", "spapr-vlan", "lan9118", "smc91c111", "scm91c111"),
+)
 # Where every interface becomes a virtio one.
 VIRTIO_ONLY = ("aarch64", "s390x")
-BECOME_EXPRESS += ("usb-net", "spapr-vlan", "lan9118", "smc91c111", "scm91c111")
 PORTS = ("pcie-root-port", "pcie-switch-downstream-port")
 ACPI_INDEXES = range(1, 16 * 1024)
 NOWHERE = "0000:00:00.0"
