@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from migrate import __version__, acting
+from migrate.data import read_text
 from migrate.model import Mismatch, Refused, Unfinished
 from migrate.terminal import (
     BUG,
@@ -192,13 +193,8 @@ def site(
 
 
 def _text(path: Path) -> str:
-    try:
-        # Spreadsheets begin their files with a byte order mark.
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise Refused(f"{path}: {error.strerror}; give a table that `site --csv` wrote") from None
-    except UnicodeDecodeError:
-        raise Refused(f"{path}: not UTF-8 text; save the table as UTF-8") from None
+    # Spreadsheets begin their files with a byte order mark.
+    return read_text(path, "give a table that `site --csv` wrote, saved as UTF-8", "utf-8-sig")
 
 
 def _write_new(path: Path, text: str) -> None:

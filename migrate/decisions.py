@@ -22,6 +22,7 @@ T = TypeVar("T")
 OWNER_KINDS = ("vm", "tag", "project", "host")
 ESCAPED = re.compile(r"\[[*?[]\]")
 DEFAULT = "default"
+NETWORK_KINDS = ("network", "bridge", "direct", "user", "hostdev", DEFAULT)
 UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -116,7 +117,7 @@ class Site:
         if namespace := _namespace(self.namespaces, vm):
             changes |= {"namespace": namespace, "placed": True}
         if sizes := _sizes(self.sizes, vm):
-            changes["disk_sizes"] = (sizes,)
+            changes["disk_sizes"] = sizes
         for key in sorted((key for key in self.vms if fits_vm(key, vm)), key=_vm_exactness):
             for name, value in self.vms[key].items():
                 changes[name] = _over(value, changes.get(name, getattr(self, name)))
@@ -185,12 +186,12 @@ def fits_vm(key: str, vm: VM) -> bool:
 
 @lru_cache(maxsize=4096)
 def parts(key: str) -> tuple[str, dict[str, str]]:
-    """The kind of a key, and its globs by qualifier, "" for the name. What follows a `path:` is one glob."""
-    kind, colon, rest = key.partition(":")
-    if kind in ("path", "folder", "model", "disk", "os"):
-        return kind, {"": rest}
+    """The kind of a key, and its globs by qualifier, "" for the name. Only networks have other qualifiers."""
     first, *others = key.split("/")
     kind, colon, name = first.partition(":")
+    if kind not in NETWORK_KINDS:
+        kind, _, rest = key.partition(":")
+        return kind, {"": rest}
     return kind, ({"": name} if colon else {}) | {word: glob for word, _, glob in (o.partition(":") for o in others)}
 
 
@@ -250,11 +251,14 @@ def _namespace(namespaces: dict[str, str], vm: VM) -> str | None:
     return None
 
 
-def _sizes(sizes: dict[str, int], vm: VM) -> dict[str, int]:
-    """What is given for the disks of one VM, by disk; of several keys for one the most exact one for the VM."""
-    meant = [(name, disk, size) for key, size in sizes.items() for name, _, disk in [key.rpartition("/")]]
-    meant = sorted((row for row in meant if fits_vm(row[0], vm)), key=lambda row: _vm_exactness(row[0]))
-    return {disk: size for _, disk, size in meant}
+def _sizes(sizes: dict[str, int], vm: VM) -> tuple[dict[str, int], ...]:
+    """What is given for the disks of one VM by the keys that mean it, the most exact one for the VM first."""
+    layers: dict[str, dict[str, int]] = {}
+    for key, size in sizes.items():
+        name, _, disk = key.rpartition("/")
+        if fits_vm(name, vm):
+            layers.setdefault(name, {})[disk] = size
+    return tuple(layers[name] for name in sorted(layers, key=_vm_exactness, reverse=True))
 
 
 def _over(value: Any, below: Any) -> Any:

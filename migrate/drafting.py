@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from migrate import site as sites
+from migrate.data import MAX_BYTES
+from migrate.decisions import DEFAULT, NETWORK_KINDS
 from migrate.inventory import Inventory
 from migrate.mapping import filesystem, hostdev, interface, ledger, vocabulary
 from migrate.mapping.paths import parse, printable
 from migrate.mapping.rules import Rules
 from migrate.mapping.signs import Context
 from migrate.model import VM, Disk, Refused
-from migrate.site import DEVICE_KINDS, NETWORK_KINDS, Site, nearest
+from migrate.site import DEVICE_KINDS, Site, nearest
 from migrate.target import manifests
 from migrate.target.quantity import human
 from migrate.target.vocabulary import target, versions
@@ -85,11 +87,11 @@ def _needs(vm: VM, rules: Rules) -> Iterator[tuple[str, str]]:
                 yield "sizes", f"{_quoted(f'{_escaped(vm.name)}/{_escaped(disk.target)}')}: SIZE"
     for node in document.nodes.get("devices.interface", ()):
         kind, name, *rest = interface.names(node, context)
-        if kind in NETWORK_KINDS:
-            qualifiers = (
-                f"/{word}:{_escaped(text)}" for word, text in zip(sites.QUALIFIERS, rest, strict=True) if text
-            )
-            key = kind + (f":{_escaped(name)}" if name else "") + "".join(qualifiers)
+        if kind in NETWORK_KINDS and kind != DEFAULT:
+            # A slash ends the name in a key, and `?` fits one.
+            words = zip(("", *sites.QUALIFIERS), (name, *rest), strict=True)
+            said = [(word, _escaped(text).replace("/", "?")) for word, text in words if text]
+            key = kind + "".join(f"/{word}:{glob}" if word else f":{glob}" for word, glob in said)
             binding = ", binding: sriov" if kind == "hostdev" else ""
             yield "networks", f"{_quoted(key)}: {{multus: NAMESPACE/NAME{binding}}}"
         else:
@@ -169,15 +171,23 @@ def table(inventory: Inventory, vms: dict[str, Any]) -> str:
     left = dict(vms)
     for key, values in vms.items():
         if key not in known:
-            writer.writerow(_guarded({KEY: key, **_cells(values)}))
+            writer.writerow(_guarded({KEY: _kept(key), **_cells(values)}))
     for vm in inventory.vms:
         writer.writerow(_guarded({KEY: vm.uuid, **_told(vm), **_cells(left.pop(vm.uuid, None))}))
     return out.getvalue()
 
 
+def _kept(key: str) -> str:
+    """A glob of names as a cell that is read without the blanks around it."""
+    return re.sub(r"\s+$", lambda blanks: "".join(f"[{blank}]" for blank in blanks[0]), key)
+
+
 def _guarded(row: dict[str, str]) -> dict[str, str]:
-    """The cells with a quote before what a spreadsheet takes for a formula, or before another such quote."""
-    return {name: f"'{text}" if text.startswith((*FORMULA, "'")) else text for name, text in row.items()}
+    """The cells with a quote before what a spreadsheet takes for a formula, before blanks and another such quote."""
+    return {
+        name: f"'{text}" if text.startswith((*FORMULA, "'")) or text[:1].isspace() else text
+        for name, text in row.items()
+    }
 
 
 def _told(vm: VM) -> dict[str, str]:
@@ -195,13 +205,20 @@ def _cells(values: dict[str, Any] | None) -> dict[str, str]:
 def _json(value: Any) -> str:
     """A value as YAML and a spreadsheet read it: what is not printable is escaped."""
     text = json.dumps(value, ensure_ascii=False)
-    return text if text.isprintable() else json.dumps(value)
+    return text if text.isprintable() else "".join(each if each.isprintable() else _code(each) for each in text)
+
+
+def _code(character: str) -> str:
+    """A character as YAML writes it in quotes; JSON's own way takes two for those beyond U+FFFF."""
+    return f"\\U{ord(character):08x}"
 
 
 def from_table(text: str, where: str) -> str:
     """The `vms` of a site file from a table; Refused for a column, a key or a value that a site file does not have."""
     head = text.partition("\n")[0]
-    rows = csv.DictReader(io.StringIO(text), delimiter=";" if head.count(";") > head.count(",") else ",", strict=True)
+    csv.field_size_limit(MAX_BYTES)
+    delimiter = ";" if head.count(";") > head.count(",") else ","
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     vms: dict[str, Any] = {}
     try:
         for name in rows.fieldnames or ():

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from migrate import transfer
-from migrate.decisions import DEFAULT, OWNER_KINDS, Lun, Named, Network, Pardon, Site, Storage, parts
+from migrate.data import read_text
+from migrate.decisions import DEFAULT, NETWORK_KINDS, OWNER_KINDS, Lun, Named, Network, Pardon, Site, Storage, parts
 from migrate.model import Refused
 
 # What a VM can have of its own, and the rest.
@@ -37,7 +38,6 @@ VM_KEYS = (
 KEYS = (*VM_KEYS, "namespaces", "vms", "waivers")
 STORAGE_KEYS = ("storageClass", "volumeMode", "accessModes")
 STORAGE_KINDS = ("pool", "path")
-NETWORK_KINDS = ("network", "bridge", "direct", "user", "hostdev", DEFAULT)
 QUALIFIERS = ("portgroup", "vlan")
 DEVICE_KINDS = ("pci", "usb", "mdev")
 # The sources of a PersistentVolume that a LUN can be reached by, with what each has to have.
@@ -65,12 +65,7 @@ WAVES = range(1, 10_000)
 
 def load(path: Path) -> Site:
     """Reads a site file. Raises Refused with the nearest name for a key or value that does not exist."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise Refused(f"{path}: {error.strerror}; give a readable site file with --site") from None
-    except UnicodeDecodeError:
-        raise Refused(f"{path}: not UTF-8 text; give a site file with --site") from None
+    text = read_text(path, "give a readable site file with --site")
     return replace(checked(parse(text, str(path)), str(path)), text=text)
 
 
@@ -106,7 +101,27 @@ def parse(text: str, where: str) -> Any:
         raise Refused(f"{where}{line}: not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
     except (ValueError, RecursionError) as error:
         raise Refused(f"{where}: not YAML: {error}") from None
+    _sound(data, where, {})
     return {} if data is None else data
+
+
+def _sound(value: Any, where: str, seen: dict[int, bool]) -> None:
+    """Refuses what YAML can say and no site file means: numbers beyond 64 bits, and what holds itself.
+
+    `seen` has the maps and lists that were looked at, True while they are.
+    """
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise Refused(f"{where}: a number is beyond 64 bits; correct it, or quote it where it is a text")
+    if not isinstance(value, dict | list):
+        return
+    if seen.get(id(value)):
+        raise Refused(f"{where}: an anchor holds its own alias; write out what is meant")
+    if id(value) in seen:
+        return
+    seen[id(value)] = True
+    for inner in (*value, *value.values()) if isinstance(value, dict) else value:
+        _sound(inner, where, seen)
+    seen[id(value)] = False
 
 
 def checked(data: Any, where: str) -> Site:
@@ -286,7 +301,7 @@ def _plain(value: Any, where: str) -> None:
         for item in value:
             _plain(item, where)
     elif not isinstance(value, str | int):
-        raise Refused(f"{where}: {value!r} is neither text nor a whole number; quote it")
+        raise Refused(f"{where}: {value!r} is no text, whole number, yes or no; quote it")
 
 
 def _cpu_model(key: str, value: Any, where: str) -> str:
@@ -412,6 +427,8 @@ def _map(data: dict[str, Any], name: str, where: str, read: Callable[[str, Any, 
 
 def _glob_key(key: str, kinds: Iterable[str], where: str, example: str, alone: Iterable[str] = ()) -> None:
     kind, colon, glob = key.partition(":")
+    if kind in alone:
+        raise Refused(f"{where}: {key}: `{kind}` stands alone")
     if kind not in kinds:
         raise Refused(f"{where}: {key}: there is no {kind!r} here{nearest(kind, (*kinds, *alone))}")
     if not colon or not glob:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 import pytest
 import yaml
@@ -157,6 +158,38 @@ def test_bug_what_the_plan_asks_for_was_not_in_the_draft() -> None:
     assert set(found["sizes"]) == {"odd/sda", "odd/sdb"}
     assert "default" in found["storage"] and "default" in found["networks"]
     assert "default" not in decided(draft(vm()))["networks"]
+
+
+@pytest.mark.parametrize(
+    "vms",
+    [
+        {"a": {"preferences": {"x/*": None}, "storage": {"default": None}}},
+        {"a": {"annotations": {"k": "\U0001f600\U000e0001 \x85\u2028"}}},
+        {"a": {"annotations": {"k": "x" * 140_000}}},
+        {" a": {"wave": 1}},
+        {"\ta": {"wave": 1}},
+    ],
+)
+def test_bug_a_table_did_not_come_back(vms: dict[str, Any]) -> None:
+    assert sites.checked({"vms": vms}, "site")
+    text = drafting.table(Inventory([]), vms)
+    assert yaml.safe_load(drafting.from_table(text, "t")) == {"vms": vms}
+
+
+def test_a_glob_that_ends_in_blanks_means_the_same_names_in_a_table() -> None:
+    text = drafting.table(Inventory([]), {"a* ": {"wave": 1}})
+    assert yaml.safe_load(drafting.from_table(text, "t")) == {"vms": {"a*[ ]": {"wave": 1}}}
+
+
+@settings(deadline=None)
+@given(portgroup=st.text(st.characters(categories=("L", "N", "P", "S", "Zs")), min_size=1))
+def test_bug_the_draft_line_of_a_port_group_with_a_slash_was_refused(portgroup: str) -> None:
+    odd = vm()
+    attribute = quoteattr(portgroup, {"'": "&apos;"})
+    odd.xml = odd.xml.decode().replace("portgroup='db'", f"portgroup={attribute}").encode()
+    keys = decided(draft(odd))["networks"]
+    site = sites.checked({"networks": {key: {"multus": "n/a"} for key in keys if key != "default"}}, "site")
+    assert site.network("network", "ovs", portgroup)
 
 
 def test_the_table_has_a_column_for_every_key_of_a_vm() -> None:

@@ -452,6 +452,7 @@ def test_without_a_day_every_waiver_has_ended() -> None:
         ("networks: {'brigde:br0': {multus: a}}", "did you mean bridge?"),
         ("storage: {defualt: {storageClass: a}}", "did you mean default?"),
         ("storage: {'pol:x': {storageClass: a}}", "did you mean pool?"),
+        ("storage: {'default:x': {storageClass: a}}", "`default` stands alone"),
         ("hostDevices: {'pic:0000:06:12.5': a.com/b}", "did you mean pci?"),
         ("methods: [lun]", "none of adopt"),
         ("hostDevices: {pci: a}", "say which pci"),
@@ -627,3 +628,50 @@ def test_bug_a_lun_with_what_json_has_no_place_for_was_our_bug(value: str) -> No
     text = f"luns: {{/dev/x: {{csi: {{driver: d.example.com, volumeHandle: {value}}}}}}}"
     with pytest.raises(Refused, match="quote it"):
         sites.checked(sites.parse(text, "site.yaml"), "site.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("luns: {/dev/sdb: {csi: &a {driver: d, volumeHandle: *a}}}", "holds its own alias"),
+        ("vms: &a {b: {labels: *a}}", "holds its own alias"),
+        (f"luns: {{/dev/sdb: {{csi: {{driver: d, volumeHandle: 0x{'f' * 5000}}}}}}}", "beyond 64 bits"),
+        ("vms: {a: {wave: 9223372036854775808}}", "beyond 64 bits"),
+    ],
+)
+def test_bug_a_circle_or_an_endless_number_was_our_bug(text: str, says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        sites.checked(sites.parse(text, "site.yaml"), "site.yaml")
+
+
+def test_an_anchor_may_be_used_many_times() -> None:
+    text = "storage: {'pool:a': &a {storageClass: fast}, 'pool:b': *a, 'pool:c': *a}"
+    assert len(set(map(str, sites.checked(sites.parse(text, "site"), "site").storage[0].values()))) == 1
+
+
+def test_bug_a_site_file_without_end_was_read_without_end(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").symlink_to("/dev/zero")
+    with pytest.raises(Refused, match="larger than 16 MB"):
+        sites.load(tmp_path / "site.yaml")
+
+
+def test_bug_names_with_a_slash_fitted_no_key() -> None:
+    text = "namespaces: {'project:a/b': one, 'tag:x/*': two}"
+    site = sites.checked(sites.parse(text, "site"), "site")
+    assert site.of(VM("v", "u", "libvirt", "s", "s", project="a/b")).namespace == "one"
+    assert site.of(VM("v", "u", "libvirt", "s", "s", tags=["x/y"])).namespace == "two"
+    assert not site.of(VM("v", "u", "libvirt", "s", "s", project="a")).placed
+
+
+@pytest.mark.parametrize(
+    ("sizes", "gibibytes"),
+    [
+        ({"*/vda": "1Gi", "web-1/*": "2Gi"}, 2),
+        ({"web-*/*": "1Gi", "*/vda": "2Gi"}, 1),
+        ({"web-1/*": "1Gi", "web-1/vda": "2Gi"}, 2),
+        ({"web-1/vdb": "1Gi", "*/vda": "2Gi"}, 2),
+    ],
+)
+def test_bug_a_size_for_more_vms_went_before_that_of_one(sizes: dict[str, str], gibibytes: int) -> None:
+    site = sites.checked({"sizes": sizes}, "site")
+    assert site.of(VM("web-1", "u", "libvirt", "s", "s")).size(Disk("vda")) == gibibytes * 2**30

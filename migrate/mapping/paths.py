@@ -11,9 +11,9 @@ from typing import TypeVar
 
 from lxml import etree
 
+from migrate.data import MAX_BYTES
 from migrate.model import REDACTED, Entry, Refused
 
-MAX_BYTES = 16 * 1024 * 1024
 # libxml2 keeps some 150 bytes an element and some 200 an attribute, and a plan some 5 KB each.
 MAX_MARKUP = 100_000
 # libvirt's largest number of anything is 4096 vCPUs; lxml takes the square of their number for an element's attributes.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from migrate.data import data_path
+from migrate.data import data_path, read_text
 from migrate.model import SEVERITIES, Fate, Refused
 from migrate.site import nearest
 
@@ -559,10 +559,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file in which every scalar is text and no key stands twice. Raises Refused with file and line."""
     import yaml
 
+    text = read_text(path, "give readable rule files")
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_text_loader())
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
+        return yaml.load(text, Loader=_text_loader())
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise Refused(f"{path}, line {mark.line + 1 if mark else '?'}: {getattr(error, 'problem', error)}") from None

@@ -7,7 +7,8 @@ import re
 import stat
 from collections.abc import Iterator
 
-from migrate.mapping.paths import MAX_BYTES, parse, printable
+from migrate.data import MAX_BYTES
+from migrate.mapping.paths import parse, printable
 from migrate.model import VM, PlannedDisk, Refused, Skipped
 from migrate.selection import Selection
 from migrate.sources import _domain

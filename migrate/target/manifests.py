@@ -140,6 +140,8 @@ def _scalar(value: Any) -> str:
         return _text(value)
     if isinstance(value, bool):
         return "true" if value else "false"
+    if value is None:
+        return "null"
     if isinstance(value, int):
         return str(value)
     if isinstance(value, dict | list) and not value:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrate.mapping.paths import MAX_BYTES, parse, read
+from migrate.data import MAX_BYTES
+from migrate.mapping.paths import parse, read
 from migrate.model import Refused
 
 REPEATS = frozenset({"devices.disk", "os.boot"})
