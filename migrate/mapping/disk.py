@@ -426,9 +426,10 @@ def reservation(view: View, context: Context) -> Iterator[Sign]:
         yield flag(view.owned, "no-lun")
         return
     helper = [leaf for leaf in view.owned if ".reservations.source." in leaf.pattern]
-    if helper:
+    asked = [leaf for leaf in view.owned if leaf not in helper]
+    if asked and helper:
         yield ignore(helper, "Where the source host's own reservation helper listens; KubeVirt runs one on each node.")
-    yield write([leaf for leaf in view.owned if leaf not in helper], "domain.devices.disks.lun.reservation", True)
+    yield write(asked or helper, "domain.devices.disks.lun.reservation", True)
 
 
 def reservation_migration(view: View, context: Context) -> Iterator[Sign]:

@@ -35,8 +35,12 @@ class Proxy:
             raise Refused("CDI does not say where its upload proxy is: give its URL with --uploadproxy-url")
         if "://" not in url:
             url = f"https://{url}"
-        parts = urlsplit(url)
-        if parts.scheme != "https" or not parts.hostname or parts.username:
+        try:
+            parts = urlsplit(url)
+            sound = parts.scheme == "https" and parts.hostname and not parts.username
+        except ValueError:  # a [ without a ]
+            sound = False
+        if not sound:
             raise Refused("the URL of the upload proxy has to be https://HOST[:PORT]: correct --uploadproxy-url")
         return cls(url.partition(UPLOAD)[0].rstrip("/"), status.get("uploadProxyCA"))
 

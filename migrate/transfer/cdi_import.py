@@ -55,7 +55,10 @@ def _source(origin: str) -> Object | None:
     """
     if origin == BLANK:
         return {"blank": {}}
-    parts = urlsplit(origin)
+    try:
+        parts = urlsplit(origin)
+    except ValueError:  # a [ without a ], in what the source calls its image
+        return None
     if parts.scheme in ("http", "https") and parts.hostname:
         return {"http": {"url": origin}}
     if parts.scheme == "docker" and parts.netloc:
