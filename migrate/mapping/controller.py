@@ -94,7 +94,8 @@ def _in_use(view: View) -> bool:
 
 def hole(view: View, context: Context) -> Iterator[Sign]:
     """The 64-bit hole of the PCI root: KubeVirt can take it away, not size it."""
-    if view.text("pcihole64").strip("0") == "" and view.text("model").endswith("-root"):
+    size, every = view.leaf("pcihole64"), view.every("/devices.controller.pcihole64")
+    if size and size is every[0] and not size.value.strip("0") and view.text("model").endswith("-root"):
         yield write(view.owned, NO_HOLE, "true")
     else:
         yield flag(view.owned, "size")
