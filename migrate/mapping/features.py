@@ -8,6 +8,7 @@ from typing import Any
 from migrate.mapping import iommu, tuning
 from migrate.mapping.signs import Context, Sign, View, default, flag, write
 
+OFFERED = "QEMU switches paravirtual end of interrupt on for every KVM guest (target/i386/kvm/kvm-cpu.c)."
 HINT = "pkg/virt-launcher/virtwrap/converter/vcpu/vcpu.go AdjustDomainForTopologyAndCPUSet"
 
 
@@ -21,6 +22,14 @@ def acpi(view: View, context: Context) -> Iterator[Sign]:
         yield flag(view.owned, "needed")
     elif not present and arch != "s390x":
         yield flag(view.owned, "off")
+
+
+def apic(view: View, context: Context) -> Iterator[Sign]:
+    """The interrupt controller of x86, and whether the guest is offered a paravirtual end of interrupt."""
+    eoi = view.text("features.apic.eoi")
+    yield write(view.owned, "domain.features.apic.enabled", True, OFFERED if eoi == "on" else None)
+    if eoi not in ("", "on"):
+        yield flag(view.owned, "off" if eoi == "off" else "unknown")
 
 
 def dedicated(view: View, context: Context) -> Iterator[Sign]:

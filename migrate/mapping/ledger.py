@@ -407,19 +407,19 @@ class _Run:
 
     def _full(self, rule: Rule, node: Node, place: Place) -> str:
         after = place.after
-        return place.before if after is None else f"{place.before}[{self.key(rule, node)}]{after}"
+        return place.before if after is None else f"{place.before}[{self.key(rule.key, node)}]{after}"
 
-    def key(self, rule: Rule, node: Node) -> str:
-        """The key of an element's list items: a leaf's value made plain, else tag and position; unique."""
-        known = self.keys.get((rule.key, node))
+    def key(self, name: str | None, node: Node) -> str:
+        """The key of an element's list items: the leaf `name` made plain, else tag and position; unique."""
+        known = self.keys.get((name, node))
         if known is None:
-            text = self.document.text(f"{node.path}.{rule.key}") if rule.key else ""
+            text = self.document.text(f"{node.path}.{name}") if name else ""
             known = element_key(text, node)
-            used = self.used_keys.setdefault((rule.key, node.pattern), set())
+            used = self.used_keys.setdefault((name, node.pattern), set())
             others = (item_key(f"{known[:28]}-{node.tag[:6]}-{count}") for count in itertools.count(node.index))
             known = known if known not in used else next(other for other in others if other not in used)
             used.add(known)
-            self.keys[rule.key, node] = known
+            self.keys[name, node] = known
         return known
 
     def _broken(self, name: str, pattern: str, error: Exception) -> Finding:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from migrate.mapping import disk, interface
 from migrate.mapping.devices import shut, transitional, uses_virtio
 from migrate.mapping.guests import judged, windows
-from migrate.mapping.ledger import element_key
 from migrate.mapping.paths import Leaf, Node
 from migrate.mapping.signs import Context, Sign, View, flag, ignore, write
 
@@ -84,10 +83,10 @@ def boot(view: View, context: Context) -> Iterator[Sign]:
         elif node is None:
             yield ignore(leaf, "The domain has no such device to boot from.")
         else:
-            yield from _boot(leaf, node, places[leaf.value], context)
+            yield from _boot(view, leaf, node, places[leaf.value], context)
 
 
-def _boot(leaf: Leaf, node: Node, place: int, context: Context) -> Iterator[Sign]:
+def _boot(view: View, leaf: Leaf, node: Node, place: int, context: Context) -> Iterator[Sign]:
     network = leaf.value == "network"
     items, gate = ("interfaces", interface.gate) if network else ("disks", disk.gate)
     if leaf.value == "fd":
@@ -95,7 +94,7 @@ def _boot(leaf: Leaf, node: Node, place: int, context: Context) -> Iterator[Sign
     elif shut(gate, node, context):
         yield flag(leaf, "not-carried")
     else:
-        key = element_key(context.document.text(f"{node.path}.target.dev") if items == "disks" else "", node)
+        key = view.key_of(node, None if network else "target.dev")
         yield write(leaf, f"domain.devices.{items}[{key}].bootOrder", place)
         if network and interface.boot_server_lost(node, context):
             yield flag(leaf, "pod")

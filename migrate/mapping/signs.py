@@ -120,7 +120,7 @@ class View:
         owned: list[Leaf],
         document: Document,
         rule: Rule | None = None,
-        key: Callable[[Any, Node], str] = lambda rule, node: "",
+        key: Callable[[str | None, Node], str] = lambda name, node: "",
     ):
         self.node = node
         self.owned = owned
@@ -133,7 +133,11 @@ class View:
     @property
     def key(self) -> str:
         """What names the element's item in the lists that the rule writes to."""
-        return self._key(self._rule, self.node)
+        return self._key(self._rule and self._rule.key, self.node)
+
+    def key_of(self, node: Node, name: str | None) -> str:
+        """What names another element's item in the lists that rules with the key `name` write to."""
+        return self._key(name, node)
 
     def leaf(self, path: str) -> Leaf | None:
         """The leaf at an indexed path, or None."""

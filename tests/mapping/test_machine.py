@@ -86,3 +86,15 @@ def test_a_machine_becomes_its_family(run: Callable, rules: Rules, arch: str, ma
     assert (found.value if found else None) == family
     blockers = {f.id for entry in book.entries for f in entry.findings if f.severity == "blocker"}
     assert ("machine-type/board" in blockers) == (family is None)
+
+
+def test_bug_the_boot_order_of_a_disk_went_to_another_of_a_like_name(run: Callable, rules: Rules) -> None:
+    disks = "".join(
+        f"<disk type='file' device='{device}'><source file='/{device}'/><target dev='{name}' bus='sata'/></disk>"
+        for device, name in (("disk", "?"), ("cdrom", "!"))
+    )
+    writes = run(os_element(boot=["cdrom", "hd"]) + f"<devices>{disks}</devices>", rules).writes
+    values = {path: write.value for path, write in writes.items()}
+    assert values["domain.devices.disks[item].bootOrder"] == 2 and "domain.devices.disks[item].disk.bus" in values
+    (second,) = {path.removesuffix(".cdrom.bus") for path in values if path.endswith(".cdrom.bus")}
+    assert values[f"{second}.bootOrder"] == 1
