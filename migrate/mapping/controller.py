@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from migrate.mapping.guests import drives, judged
+from migrate.mapping.paths import Node
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 
 if TYPE_CHECKING:
@@ -15,17 +18,55 @@ VIRTIO_SCSI = ("virtio-scsi", "virtio-non-transitional")
 TRANSITIONAL = "virtio-transitional"
 XHCI = "qemu-xhci"
 NO_USB = "KubeVirt gives a guest no USB controller where none of its devices needs one (converter/arch IsUSBNeeded)."
-FURTHER = "KubeVirt does not make this further controller; its index says what becomes of what hangs on it."
+COMPANION = "It serves slow devices of the controller that it stands beside; what changes stands there."
+FURTHER = "KubeVirt does not make this further controller; its type says what becomes of what hangs on it."
+# What KubeVirt has one of, and when: converter/compute/controllers.go.
+ONE = {
+    "usb": "KubeVirt adds an xHCI controller where a device needs USB, else none; the model says what changes.",
+    "scsi": "KubeVirt adds one SCSI controller to every VM; the model says what changes.",
+    "virtio-serial": "KubeVirt adds one for the console and the guest agent.",
+}
 NO_HOLE = "VirtualMachine.spec.template.metadata.annotations[kubevirt.io/disablePCIHole64]"
+
+
+def kind(view: View, context: Context) -> Iterator[Sign]:
+    """Of a type that KubeVirt has one controller of: whether this is a further one, whose devices move to that."""
+    if view.leaf("master.startport"):
+        yield ignore(view.owned, COMPANION)
+    elif _further(view.node, context):
+        yield flag(view.owned, "further")
+    else:
+        yield default(view.owned, ONE[view.text("type")])
+
+
+def _further(node: Node, context: Context) -> bool:
+    """Whether a controller is another one than the first of its type."""
+    return context.once(_indices)[node.path] != "0"
+
+
+def _indices(context: Context) -> dict[str, str]:
+    """The index of each controller by its path; one that has none gets the lowest that is free in its type.
+
+    libvirt's conf/domain_postparse.c virDomainAssignControllerIndexes. Companions of a USB controller share its index.
+    """
+    text, nodes = context.document.text, context.document.nodes.get("devices.controller", ())
+    found = {node.path: text(f"{node.path}.index") for node in nodes}
+    taken = defaultdict(set)
+    for path, index in found.items():
+        taken[text(f"{path}.type")].add(index)
+    for path, index in found.items():
+        if not index and not text(f"{path}.master.startport"):
+            own = taken[text(f"{path}.type")]
+            found[path] = next(free for number in count() if (free := str(number)) not in own)
+            own.add(found[path])
+    return found
 
 
 def usb(view: View, context: Context) -> Iterator[Sign]:
     """KubeVirt's one USB controller is an xHCI one, which is there where the guest has a USB device."""
     model, used = view.text("model"), any(_on_usb(view))
     if view.leaf("master.startport"):
-        yield ignore(
-            view.owned, "It serves slow devices of the controller that it stands beside; what changes stands there."
-        )
+        yield ignore(view.owned, COMPANION)
     elif context.arch == "s390x":
         yield default(view.owned, NO_USB) if model == "none" else flag(view.owned, "none")
     elif context.arch == "aarch64" and model == "none":
@@ -34,7 +75,7 @@ def usb(view: View, context: Context) -> Iterator[Sign]:
         yield default(view.owned, NO_USB)
     elif context.arch != "aarch64" and not used:
         yield flag(view.owned, "gone")
-    elif model == XHCI and view.text("index", "0") != "0":
+    elif model == XHCI and _further(view.node, context):
         yield ignore(view.owned, FURTHER)
     elif model == XHCI:
         yield default(view.owned, "KubeVirt's USB controller is qemu-xhci (converter/compute/controllers.go).")
@@ -69,21 +110,20 @@ def _on_usb(view: View) -> Iterator[bool]:
 def scsi(view: View, context: Context) -> Iterator[Sign]:
     """KubeVirt's one SCSI controller is virtio-scsi; another one matters to the guest where a disk hangs on it."""
     model = view.text("model")
-    if model in (*VIRTIO_SCSI, TRANSITIONAL) and view.text("index", "0") != "0":
+    if model in (*VIRTIO_SCSI, TRANSITIONAL) and _further(view.node, context):
         yield ignore(view.owned, FURTHER)
     elif model in VIRTIO_SCSI:
         yield default(view.owned, "KubeVirt's SCSI controller is virtio-scsi (converter/compute/controllers.go).")
     elif model == TRANSITIONAL:
         yield default(view.owned, "One transitional device makes all virtio devices of the VM so (gain-transitional).")
-    elif _in_use(view):
+    elif _in_use(view, context.once(_indices)[view.node.path]):
         yield flag(view.owned, "driver", f"{model} before; {judged(context.osinfo, 'virtio_scsi')}")
     else:
         yield flag(view.owned, "unused", model)
 
 
-def _in_use(view: View) -> bool:
-    """Whether a SCSI disk or a passed-through SCSI device names this controller, or names none."""
-    index = view.text("index", "0")
+def _in_use(view: View, index: str) -> bool:
+    """Whether a SCSI disk or a passed-through SCSI device names the controller of an index, or names none."""
     buses = {leaf.node.trail[1].path: leaf.value for leaf in view.every("/devices.disk.target.bus")}
     owners = [path for path, bus in buses.items() if bus == "scsi"]
     owners += [leaf.node.path for leaf in view.every("/devices.hostdev.type") if leaf.value == "scsi"]

@@ -101,4 +101,34 @@ def test_nothing_says_that_kubevirt_has_a_further_controller(run: Callable, rule
     fates = {entry.path: entry.fate for entry in book.entries}
     assert fates["devices.controller[0].model"] == "default"
     assert fates["devices.controller[1].model"] == "ignore"
-    assert fates["devices.controller[1].index"] == "flag"
+    assert fates["devices.controller[1].type"] == "flag"
+
+
+SCSI, UHCI = "<controller type='scsi' model='{}'/>", "<controller type='usb' {} model='ich9-uhci{}'>"
+COMPANIONS = "".join(UHCI.format("{0}", number) + "<master startport='0'/></controller>" for number in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("controllers", "further"),
+    [
+        ("<controller type='usb' index='1' model='ich9-ehci1'/>" + COMPANIONS.format("index='1'"), {0}),
+        ("<controller type='usb' model='ich9-ehci1'/>" + COMPANIONS.format(""), set()),
+        (SCSI.format("virtio-scsi") * 3, {1, 2}),
+        (SCSI.format("virtio-scsi") + "<controller type='scsi' index='0' model='lsilogic'/>", {0}),
+        ("<controller type='scsi' index='0'/><controller type='virtio-serial'/><controller type='usb'/>", set()),
+        ("<controller type='virtio-serial'/><controller type='virtio-serial'/>", {1}),
+    ],
+)
+def test_a_controller_is_a_further_one_by_the_index_that_libvirt_gives_it(
+    run: Callable, rules: Rules, controllers: str, further: set[int]
+) -> None:
+    book = run(f"<devices>{controllers}</devices>", rules)
+    flagged = {entry.path for entry in book.entries for item in entry.findings if item.rule == "controller-further"}
+    assert flagged == {f"devices.controller[{index}].type" for index in further}
+
+
+def test_a_disk_hangs_on_a_controller_without_an_index(run: Callable, rules: Rules) -> None:
+    controllers = SCSI.format("virtio-scsi") + SCSI.format("lsilogic")
+    for at, flagged in (("0", "scsi-model/unused"), ("1", "scsi-model/driver")):
+        disk = DISK.format(bus="scsi", address=AT.format(at))
+        assert findings(run(f"<devices>{disk}{controllers}</devices>", rules)) == {flagged}
