@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from migrate.mapping.ledger import Writes
 
 VIRTIO_SCSI = ("virtio-scsi", "virtio-non-transitional")
+VIRTIO_SERIAL = ("virtio", "virtio-non-transitional")
 TRANSITIONAL = "virtio-transitional"
+ALL_TRANSITIONAL = "One transitional device makes all virtio devices of the VM so (gain-transitional)."
 XHCI = "qemu-xhci"
 NO_USB = "KubeVirt gives a guest no USB controller where none of its devices needs one (converter/arch IsUSBNeeded)."
 COMPANION = "It serves slow devices of the controller that it stands beside; what changes stands there."
@@ -115,7 +117,7 @@ def scsi(view: View, context: Context) -> Iterator[Sign]:
     elif model in VIRTIO_SCSI:
         yield default(view.owned, "KubeVirt's SCSI controller is virtio-scsi (converter/compute/controllers.go).")
     elif model == TRANSITIONAL:
-        yield default(view.owned, "One transitional device makes all virtio devices of the VM so (gain-transitional).")
+        yield default(view.owned, ALL_TRANSITIONAL)
     elif _in_use(view, context.once(_indices)[view.node.path]):
         yield flag(view.owned, "driver", f"{model} before; {judged(context.osinfo, 'virtio_scsi')}")
     else:
@@ -130,6 +132,19 @@ def _in_use(view: View, index: str) -> bool:
     at = {leaf.node.trail[1].path: leaf.value for leaf in view.every("/devices.disk.address.controller")}
     at |= {leaf.node.trail[1].path: leaf.value for leaf in view.every("/devices.hostdev.address.controller")}
     return any(at.get(path, index) == index for path in owners)
+
+
+def serial(view: View, context: Context) -> Iterator[Sign]:
+    """KubeVirt's one virtio-serial controller is a virtio device like all, which a further one does not become."""
+    model = view.text("model")
+    if _further(view.node, context):
+        yield ignore(view.owned, FURTHER)
+    elif model in VIRTIO_SERIAL:
+        yield default(view.owned, "KubeVirt's controller is virtio (converter/compute/controllers.go).")
+    elif model == TRANSITIONAL:
+        yield default(view.owned, ALL_TRANSITIONAL)
+    else:
+        yield flag(view.owned, "other", model)
 
 
 def hole(view: View, context: Context) -> Iterator[Sign]:

@@ -94,7 +94,15 @@ def test_a_usb_controller_is_judged_with_the_guest_and_its_usb_devices(
     assert found == ({says} if says else set())
 
 
-@pytest.mark.parametrize("kind", ["type='scsi' model='virtio-scsi'", "type='usb' model='qemu-xhci'"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "type='scsi' model='virtio-scsi'",
+        "type='usb' model='qemu-xhci'",
+        "type='virtio-serial' model='virtio'",
+        "type='virtio-serial' model='virtio-transitional'",
+    ],
+)
 def test_nothing_says_that_kubevirt_has_a_further_controller(run: Callable, rules: Rules, kind: str) -> None:
     nodes = "".join(f"<controller index='{index}' {kind}/>" for index in (0, 1))
     book = run(f"<devices>{nodes}<input type='tablet' bus='usb'/></devices>", rules)
