@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from migrate.mapping import guests
+from migrate.mapping import guests, security
 from migrate.mapping.paths import Leaf, Node, printable
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore
 
@@ -14,6 +14,10 @@ SHOWN = 4
 PCI_LIMITS = {"domain": 0xFFFF, "bus": 0xFF, "slot": 0x1F, "function": 7}
 MODELS = ("devices.interface.model.type", "devices.disk.model", "devices.rng.model", "devices.memballoon.model")
 MODELS += ("devices.input.model", "devices.vsock.model", "devices.controller.model", "devices.filesystem.model")
+# The virtio devices of an encrypted guest that KubeVirt gives the IOMMU option: converter/converter.go,
+# network/configurator.go, compute/rng.go, compute/balloon.go.
+BEHIND_IOMMU = ("disk", "interface", "controller", "rng", "memballoon")
+SWITCHED_ON = "KubeVirt switches it on for virtio devices of encrypted guests (converter/converter.go)."
 # What a guest that uses virtio boots from or is reached by.
 VIRTIO = {
     "devices.disk.target.bus": "virtio",
@@ -70,12 +74,13 @@ def address(view: View, context: Context) -> Iterator[Sign]:
 
 
 def option(view: View, context: Context) -> Iterator[Sign]:
-    """A virtio option: what is off is off on KubeVirt too."""
+    """A virtio option: off on KubeVirt, but for the IOMMU of encrypted guests, which is on."""
     for leaf in view.owned:
-        if leaf.value == "off":
-            yield default(leaf, "KubeVirt leaves it off, but for the IOMMU of confidential guests, which need it.")
+        on = leaf.attribute == "iommu" and leaf.node.trail[1].tag in BEHIND_IOMMU and security.behind_iommu(context)
+        if leaf.value == ("on" if on else "off"):
+            yield default(leaf, SWITCHED_ON if on else "KubeVirt leaves it off.")
         else:
-            yield flag(leaf, "option", leaf.path)
+            yield flag(leaf, "iommu" if on else "option", leaf.path)
 
 
 def uses_virtio(context: Context) -> bool:

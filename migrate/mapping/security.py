@@ -24,7 +24,7 @@ def launch(view: View, context: Context) -> Iterator[Sign]:
         yield write(view.owned, "domain.launchSecurity.snp", {})
     elif kind == "tdx":
         yield write(view.owned, "domain.launchSecurity.tdx", {})
-    elif kind == "s390-pv" and context.arch == "s390x" and context.target.enabled("SecureExecution"):
+    elif _secure_execution(kind, context):
         yield write(view.owned, "domain.launchSecurity", {})
         yield flag(view.owned, "host-keys")
         return
@@ -34,6 +34,17 @@ def launch(view: View, context: Context) -> Iterator[Sign]:
     yield flag(view.owned, "measurement", f"policy {printable(policy, 60)} before" if policy else None)
     if _debugged(kind, _number(policy)):
         yield flag(view.owned, "debug")
+
+
+def _secure_execution(kind: str, context: Context) -> bool:
+    """Whether the VM is a guest of Secure Execution, as KubeVirt has them."""
+    return kind == "s390-pv" and context.arch == "s390x" and context.target.enabled("SecureExecution")
+
+
+def behind_iommu(context: Context) -> bool:
+    """Whether KubeVirt gives virtio devices the IOMMU option: in guests of SEV and Secure Execution, not of TDX."""
+    kind = context.document.text("launchSecurity.type")
+    return kind in ("sev", "sev-snp") or _secure_execution(kind, context)
 
 
 def _debugged(kind: str, policy: int) -> bool:
