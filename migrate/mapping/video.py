@@ -14,6 +14,9 @@ KNOWN = {
     "s390x": ("virtio",),
 }
 MEMORY = "16384"
+CHOSEN = "KubeVirt chooses this adapter itself (converter/compute/graphics.go)"
+# pkg/virt-handler/options.go, since 1.4; no configuration of the cluster says it otherwise.
+UNLESS = ", unless the KubeVirt resource is annotated with kubevirt.io/vga-display-efi-x86."
 
 
 def usual(context: Context) -> str:
@@ -37,7 +40,7 @@ def model(view: View, context: Context) -> Iterator[Sign]:
         if "devices.graphics" in context.document.nodes:
             yield flag(view.owned, "vgpu")
     elif name == usual(context):
-        yield default(view.owned, "KubeVirt chooses this adapter itself (converter/compute/graphics.go).")
+        yield default(view.owned, CHOSEN + (UNLESS if name == "bochs" else "."))
     elif name in KNOWN.get(context.arch, ()):
         yield write(view.owned, "domain.devices.video.type", name)
     else:

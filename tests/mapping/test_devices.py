@@ -126,6 +126,19 @@ def test_the_adapter_of_efi_guests_needs_a_gate_in_1_3(
     assert ("video-model/unsupported" in _findings(book)) is unsupported
 
 
+@pytest.mark.parametrize(("firmware", "model", "annotated"), [("efi", "bochs", True), ("bios", "vga", False)])
+def test_an_annotation_of_the_cluster_gives_efi_guests_another_adapter(
+    firmware: str, model: str, annotated: bool, run: Callable, rules: Rules
+) -> None:
+    book = run(
+        f"<os firmware='{firmware}'><type arch='x86_64' machine='q35'>hvm</type></os>"
+        f"<devices><graphics type='vnc'/><video><model type='{model}'/></video></devices>",
+        rules,
+    )
+    (because,) = (entry.because for entry in book.entries if entry.path == "devices.video[0].model.type")
+    assert ("kubevirt.io/vga-display-efi-x86" in because) is annotated
+
+
 def test_the_chipsets_watchdog_does_not_take_the_place_of_the_other(run: Callable, rules: Rules) -> None:
     book = run(
         "<devices><watchdog model='itco' action='reset'/><watchdog model='i6300esb' action='reset'/></devices>", rules
