@@ -88,16 +88,6 @@ def usb(view: View, context: Context) -> Iterator[Sign]:
         yield flag(view.owned, row, f"{model} before; {judged(context.osinfo, 'xhci')}")
 
 
-def further(view: View, context: Context) -> Iterator[Sign]:
-    """The number of a controller: one that is not the first of its kind is not made."""
-    if view.leaf("master.startport"):
-        yield ignore(view.owned, "It is that of the controller whose slow devices this one serves.")
-    elif view.text("index") == "0":
-        yield ignore(view.owned, "It numbers the first controller of its kind.")
-    else:
-        yield flag(view.owned, "further")
-
-
 def _on_usb(view: View) -> Iterator[bool]:
     """Of each device whether KubeVirt has it on USB: tablets, disks, host devices and redirected ones."""
     disks = {leaf.node.path: leaf.value for leaf in view.every("/devices.disk.device")}
