@@ -112,9 +112,16 @@ DEVICES = [
 ]
 
 
+# The arguments of a kernel that boots directly.
+ARGUMENTS = [
+    f"ks=http://u:{SECRET}@h/ks",
+    f"a passwd={SECRET} b",
+    f"quiet systemd.set_credential=passwd.hashed-password.root:{SECRET}",
+    f"netroot=iscsi:u:{SECRET}/x:ru:{SECRET}@10.0.0.1::::iqn.2026-01.example:a",
+]
+
+
 OTHERS = [
-    f"<os><type arch='x86_64' machine='q35'>hvm</type><kernel>/k</kernel><cmdline>ks=http://u:{SECRET}@h/ks</cmdline></os>",
-    f"<os><type arch='x86_64' machine='q35'>hvm</type><kernel>/k</kernel><cmdline>a passwd={SECRET} b</cmdline></os>",
     f"<made-up password='{SECRET}'><token>{SECRET}</token></made-up>",
     "<metadata><o:vm xmlns:o='http://ovirt.org/vm/1.0'><o:device devtype='disk' name='hdd'><o:payload>"
     f"<o:file path='openstack/latest/user_data'>{SECRET}</o:file></o:payload></o:device></o:vm></metadata>",
@@ -126,6 +133,9 @@ def test_a_secret_outside_of_devices_is_redacted(tmp_path: Path) -> None:
     source.mkdir()
     for number, more in enumerate(OTHERS):
         (source / f"{number}.xml").write_text(domain(f"vm-{number}", number, more=more))
+    for number, arguments in enumerate(ARGUMENTS, len(OTHERS)):
+        kernel = f"<kernel>/k</kernel><cmdline>{arguments}</cmdline></os>"
+        (source / f"{number}.xml").write_text(domain(f"vm-{number}", number).replace("</os>", kernel))
     everything(source, tmp_path / "out")
 
 

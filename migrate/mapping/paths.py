@@ -30,12 +30,17 @@ V = TypeVar("V")
 
 # librbd's options can stand behind an image's name, the key of a Ceph user among them.
 CEPH_KEY = re.compile(r"(:key=)(?:\\.|[^:\\])+")
-# Secrets inside of other texts: a URL's password, an argument that names itself one, QEMU's `json:` in place of a path.
+# Secrets inside of other texts: a URL's password, an argument that names itself one, QEMU's `json:` in place of a path;
+# and of a kernel's arguments systemd's credentials (systemd(1)) and the login of an iSCSI root (dracut.cmdline(7)).
 INSIDE = re.compile(
-    r"(?P<url>://[^/@:\s]*:)[^/\s]+(?=@)|(?P<named>(?:passw(?:or)?d|passphrase|token|secret)=)\S+|(?P<json>^json:).*",
+    r"(?P<url>://[^/@:\s]*:)[^/\s]+(?=@)|(?P<named>(?:passw(?:or)?d|passphrase|token|secret)=)\S+|(?P<json>^json:).*"
+    r"|(?P<credential>set_credential(?:_binary)?=[^:\s]*:)\S+|(?P<root>root=iscsi:[^@:\s]*:)\S+(?=@)",
     re.IGNORECASE | re.DOTALL,
 )
-NAMED = (b":key=", b"json:", b"passwd=", b"password=", b"passphrase=", b"token=", b"secret=")
+NAMED = (
+    *(b":key=", b"json:", b"passwd=", b"password=", b"passphrase=", b"token=", b"secret="),
+    *(b"set_credential", b"root=iscsi:"),
+)
 
 # Namespaces that libvirt and the tools above it write into domain XML, by URI, with the prefix that stands in paths.
 PREFIXES = {
