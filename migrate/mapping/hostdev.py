@@ -77,6 +77,9 @@ def device(view: View, context: Context) -> Iterator[Sign]:
         yield write(rest, f"{GPUS}.deviceName", resource)
         yield write(shown, f"{GPUS}.virtualGPUOptions.display.enabled", True)
         yield write(shown, f"{GPUS}.virtualGPUOptions.display.ramFB.enabled", view.text("ramfb") == "on")
+        # Before 1.9 createPCIHostDevice has no display (pkg/virt-launcher/virtwrap/device/hostdevice/hostdev.go).
+        if view.text("type") == "pci" and not context.target.at_least("1.9"):
+            yield flag(shown, "dark")
         return
     yield write(rest, f"{HOST_DEVICES}.name", view.key)
     yield write(rest, f"{HOST_DEVICES}.deviceName", resource)
