@@ -171,23 +171,22 @@ def table(inventory: Inventory, vms: dict[str, Any]) -> str:
     left = dict(vms)
     for key, values in vms.items():
         if key not in known:
-            writer.writerow(_guarded({KEY: _kept(key), **_cells(values)}))
+            writer.writerow(_guarded({KEY: key, **_cells(values)}))
     for vm in inventory.vms:
         writer.writerow(_guarded({KEY: vm.uuid, **_told(vm), **_cells(left.pop(vm.uuid, None))}))
     return out.getvalue()
 
 
-def _kept(key: str) -> str:
-    """A glob of names as a cell that is read without the blanks around it."""
-    return re.sub(r"\s+$", lambda blanks: "".join(f"[{blank}]" for blank in blanks[0]), key)
-
-
 def _guarded(row: dict[str, str]) -> dict[str, str]:
-    """The cells with a quote before what a spreadsheet takes for a formula, before blanks and another such quote."""
-    return {
-        name: f"'{text}" if text.startswith((*FORMULA, "'")) or text[:1].isspace() else text
-        for name, text in row.items()
-    }
+    """The cells, with a quote before formulas of spreadsheets, before another such quote, and by blanks that count."""
+    odd = {name for name, text in row.items() if text.startswith((*FORMULA, "'")) or text != text.strip()}
+    return {name: f"'{text}" if name in odd else text for name, text in row.items()}
+
+
+def _plain(cell: str) -> str:
+    """A cell as it was before `_guarded`; blanks around others are nobody's intent."""
+    text = cell.lstrip()
+    return text[1:] if text.startswith("'") else text.rstrip()
 
 
 def _told(vm: VM) -> dict[str, str]:
@@ -237,7 +236,7 @@ def from_table(text: str, where: str) -> str:
 def _add(vms: dict[str, Any], row: dict[str, Any], where: str) -> None:
     if None in row or None in row.values():
         raise Refused(f"{where}: as many cells as columns are needed; quote cells that have commas")
-    row = {name: text.strip().removeprefix("'") for name, text in row.items()}
+    row = {name: _plain(cell) for name, cell in row.items()}
     key = row[KEY]
     values = dict(_values(row, where))
     if not key and values:
