@@ -140,7 +140,9 @@ def _network(source: _Element) -> str:
     where = ""
     if host is not None:
         port = f":{host.get('port')}" if host.get("port") else ""
-        where = (host.get("name") or host.get("socket") or "") + port
+        name = host.get("name") or host.get("socket") or ""
+        # An IPv6 address stands bare in the domain, and in brackets in a URL.
+        where = (f"[{name}]" if ":" in name and name[0] not in "[/" else name) + port
     return f"{source.get('protocol', 'network')}://{where}/{source.get('name', '').lstrip('/')}"
 
 

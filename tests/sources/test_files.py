@@ -208,6 +208,22 @@ def test_every_disk_of_the_xml_has_a_record(tmp_path):
     assert files.unfit(vm, PlannedDisk("vda", "n", "c", ["file"], None, None, None, None, None))
 
 
+@pytest.mark.parametrize(
+    ("host", "place"),
+    [
+        ("<host name='2001:db8::1' port='8443'/>", "https://[2001:db8::1]:8443/a.img"),
+        ("<host name='2001:db8::1'/>", "https://[2001:db8::1]/a.img"),
+        ("<host name='192.0.2.1' port='8443'/>", "https://192.0.2.1:8443/a.img"),
+        ("<host transport='unix' socket='/run/a:b.sock'/>", "https:///run/a:b.sock/a.img"),
+    ],
+)
+def test_bug_an_ipv6_host_made_an_address_that_nothing_can_pull(host, place, tmp_path):
+    disk = f"<disk type='network'><source protocol='https' name='a.img'>{host}</source><target dev='vda'/></disk>"
+    (tmp_path / "a.xml").write_text(domain(devices=disk))
+    (vm,) = collect(tmp_path)
+    assert vm.disks[0].path == place
+
+
 LAYER = "<backingStore type='{}'><format type='{}'/><source {}/>{}</backingStore>"
 BLOCK = LAYER.format("block", "raw", "dev='/dev/b'", "<backingStore/>")
 NBD = LAYER.format("network", "raw", "protocol='nbd'", "")
