@@ -88,6 +88,9 @@ def parse(text: str, where: str) -> Any:
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             seen = set()
             for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    line = key.start_mark.line + 1
+                    raise Refused(f"{where}, line {line}: a list or map is no key; give `name: value` pairs")
                 if key.value in seen and isinstance(key.value, str):
                     raise Refused(f"{where}, line {key.start_mark.line + 1}: {key.value!r} is there twice; keep one")
                 seen.add(key.value if isinstance(key.value, str) else None)

@@ -675,3 +675,9 @@ def test_bug_names_with_a_slash_fitted_no_key() -> None:
 def test_bug_a_size_for_more_vms_went_before_that_of_one(sizes: dict[str, str], gibibytes: int) -> None:
     site = sites.checked({"sizes": sizes}, "site")
     assert site.of(VM("web-1", "u", "libvirt", "s", "s")).size(Disk("vda")) == gibibytes * 2**30
+
+
+@pytest.mark.parametrize("text", ["? [a]\n: b", "vms: {? {a: b} : c}", "labels: &a {? *a : b}", "{[]: b}"])
+def test_bug_a_list_or_map_as_a_key_was_our_bug(text: str) -> None:
+    with pytest.raises(Refused, match="line 1: a list or map is no key"):
+        sites.parse(text, "site.yaml")
