@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from migrate import transfer
-from migrate.data import read_text
+from migrate.data import MAX_BYTES, read_text
 from migrate.decisions import DEFAULT, NETWORK_KINDS, OWNER_KINDS, Lun, Named, Network, Pardon, Site, Storage, parts
 from migrate.model import Refused
 
@@ -61,6 +61,8 @@ LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 SIZE = re.compile(r"[0-9]+([.][0-9]+)?([kMGTPE]|[KMGTPE]i)?")
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 WAVES = range(1, 10_000)
+# Half of what a file of MAX_BYTES can hold by itself; ten lines of aliases of aliases make billions.
+MAX_VALUES = MAX_BYTES // 4
 
 
 def load(path: Path) -> Site:
@@ -108,23 +110,25 @@ def parse(text: str, where: str) -> Any:
     return {} if data is None else data
 
 
-def _sound(value: Any, where: str, seen: dict[int, bool]) -> None:
-    """Refuses what YAML can say and no site file means: numbers beyond 64 bits, and what holds itself.
+def _sound(value: Any, where: str, known: dict[int, int]) -> int:
+    """How many values a value is with its aliases written out.
 
-    `seen` has the maps and lists that were looked at, True while they are.
+    Refused is what YAML can say and no site file means: numbers beyond 64 bits, what holds itself, and aliases of
+    aliases without end. `known` has the counts of the maps and lists that were looked at, 0 while they are.
     """
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise Refused(f"{where}: a number is beyond 64 bits; correct it, or quote it where it is a text")
     if not isinstance(value, dict | list):
-        return
-    if seen.get(id(value)):
+        return 1
+    if known.get(id(value)) == 0:
         raise Refused(f"{where}: an anchor holds its own alias; write out what is meant")
-    if id(value) in seen:
-        return
-    seen[id(value)] = True
-    for inner in (*value, *value.values()) if isinstance(value, dict) else value:
-        _sound(inner, where, seen)
-    seen[id(value)] = False
+    if id(value) not in known:
+        known[id(value)] = 0
+        inner = (*value, *value.values()) if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_sound(each, where, known) for each in inner)
+    if known[id(value)] > MAX_VALUES:
+        raise Refused(f"{where}: more than {MAX_VALUES} values with aliases written out; use fewer of them")
+    return known[id(value)]
 
 
 def checked(data: Any, where: str) -> Site:

@@ -681,3 +681,11 @@ def test_bug_a_size_for_more_vms_went_before_that_of_one(sizes: dict[str, str], 
 def test_bug_a_list_or_map_as_a_key_was_our_bug(text: str) -> None:
     with pytest.raises(Refused, match="line 1: a list or map is no key"):
         sites.parse(text, "site.yaml")
+
+
+def test_bug_aliases_of_aliases_took_forever() -> None:
+    names = "abcdefghij"
+    rows = [f"{name}: &{name} [{', '.join([f'*{below}'] * 10)}]" for below, name in zip(names, names[1:], strict=False)]
+    source = ", ".join(["driver: d", "volumeHandle: v", f"a: &a [{', '.join('x' * 10)}]", *rows])
+    with pytest.raises(Refused, match="aliases written out"):
+        sites.parse(f"luns: {{/dev/x: {{csi: {{{source}}}}}}}", "site.yaml")
