@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Iterator
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -685,7 +686,7 @@ def test_bug_a_list_or_map_as_a_key_was_our_bug(text: str) -> None:
 
 def test_bug_aliases_of_aliases_took_forever() -> None:
     names = "abcdefghij"
-    rows = [f"{name}: &{name} [{', '.join([f'*{below}'] * 10)}]" for below, name in zip(names, names[1:], strict=False)]
+    rows = [f"{name}: &{name} [{', '.join([f'*{below}'] * 10)}]" for below, name in pairwise(names)]
     source = ", ".join(["driver: d", "volumeHandle: v", f"a: &a [{', '.join('x' * 10)}]", *rows])
     with pytest.raises(Refused, match="aliases written out"):
         sites.parse(f"luns: {{/dev/x: {{csi: {{{source}}}}}}}", "site.yaml")
