@@ -24,6 +24,8 @@ from migrate.target.quantity import human
 from migrate.target.vocabulary import target, versions
 
 NAMES_SHOWN = 3
+# YAML 1.1, 7.2: a key without a ? before it has at most 1024 characters.
+SIMPLE_KEY = 1024
 HEAD = """\
 # A first draft for {count}. To decide something remove the # before its line and complete it; every line may go.
 # examples/site.yaml has all that a site file can say.
@@ -78,52 +80,66 @@ def _needs(vm: VM, rules: Rules) -> Iterator[tuple[str, str]]:
     ledger.imply(document, rules)
     context = Context(vm, document, Site(), target(versions()[-1]), {})
     for kind, names in (("host", [vm.host]), ("project", [vm.project]), ("tag", vm.tags)):
-        yield from (("namespaces", f"{_quoted(f'{kind}:{_escaped(name)}')}: NAME") for name in names if name)
+        yield from (("namespaces", _line(f"{kind}:{_escaped(name)}", "NAME")) for name in names if name)
     for disk in vm.disks:
         if disk.path or disk.volume:
             key = _place(disk)
-            yield "storage", f"{_quoted(key)}: {{storageClass: NAME}}" if key else DEFAULT_STORAGE
+            yield "storage", _line(key, "{storageClass: NAME}") if key else DEFAULT_STORAGE
             if disk.capacity is None:
-                yield "sizes", f"{_quoted(f'{_escaped(vm.name)}/{_escaped(disk.target)}')}: SIZE"
+                yield "sizes", _line(f"{_escaped(vm.name)}/{_part(disk.target)}", "SIZE")
     for node in document.nodes.get("devices.interface", ()):
         kind, name, *rest = interface.names(node, context)
         if kind in NETWORK_KINDS and kind != DEFAULT:
-            # A slash ends the name in a key, and `?` fits one.
             words = zip(("", *sites.QUALIFIERS), (name, *rest), strict=True)
-            said = [(word, _escaped(text).replace("/", "?")) for word, text in words if text]
+            said = [(word, _part(text)) for word, text in words if text]
             key = kind + "".join(f"/{word}:{glob}" if word else f":{glob}" for word, glob in said)
             binding = ", binding: sriov" if kind == "hostdev" else ""
-            yield "networks", f"{_quoted(key)}: {{multus: NAMESPACE/NAME{binding}}}"
+            yield "networks", _line(key, f"{{multus: NAMESPACE/NAME{binding}}}")
         else:
             yield "networks", "default: {multus: NAMESPACE/NAME}"
-    luns = (disk.path for disk in vm.disks if disk.device == "lun" and disk.path)
-    yield from (("luns", f"{_quoted(_escaped(path))}: {{fc: {{targetWWNs: [WWN], lun: 0}}}}") for path in luns)
+    luns = (disk.path for disk in vm.disks if disk.device == "lun" and sites.PLACE.match(disk.path or ""))
+    yield from (("luns", _line(_escaped(path), "{fc: {targetWWNs: [WWN], lun: 0}}")) for path in luns if path)
     for node in document.nodes.get("devices.hostdev", ()):
         kind = document.text(f"{node.path}.type")
         names = [name for name in hostdev.names(node, context) if name]
         if kind in DEVICE_KINDS and names:
-            yield "hostDevices", f"{_quoted(f'{kind}:{_escaped(names[0])}')}: VENDOR.COM/RESOURCE"
+            yield "hostDevices", _line(f"{kind}:{_escaped(names[0])}", "VENDOR.COM/RESOURCE")
     for node in document.nodes.get("devices.filesystem", ()):
-        if folder := filesystem.folder(node, context):
-            yield "filesystems", f"{_quoted(_escaped(folder))}: CLAIM"
+        folder = filesystem.folder(node, context)
+        if folder.startswith("/"):
+            yield "filesystems", _line(_escaped(folder), "CLAIM")
     if model := document.text("cpu.model"):
-        yield "cpuModels", f"{_quoted(_escaped(model))}: MODEL"
-    if osinfo := context.osinfo.partition("://")[2]:
-        yield from ((section, f"{_quoted(_escaped(osinfo))}: NAME") for section in ("preferences", "instancetypes"))
+        yield "cpuModels", _line(_escaped(model), "MODEL")
+    osinfo = context.osinfo.partition("://")[2]
+    if osinfo and "://" not in osinfo:
+        yield from ((section, _line(_escaped(osinfo), "NAME")) for section in ("preferences", "instancetypes"))
 
 
 def _place(disk: Disk) -> str | None:
     """The key of storage that fits a disk and those beside it."""
     if disk.pool:
         return f"pool:{_escaped(disk.pool)}"
-    if disk.path and re.match("/|[a-z]+://", disk.path):
+    if disk.path and sites.PLACE.match(disk.path):
         folder = disk.path.rpartition("/")[0]
-        return f"path:{_escaped(folder)}" if folder.strip("/") else f"path:{_escaped(disk.path)}"
+        beside = sites.PLACE.match(folder) and folder.strip("/")
+        return f"path:{_escaped(folder if beside else disk.path)}"
     return None
 
 
 def _escaped(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)
+    """A glob that fits a name alone; the name `default` would fit everything."""
+    return "[d]efault" if name == DEFAULT else re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _part(name: str) -> str:
+    """The glob of a name in a key of several; a slash would end it there, and `?` fits one."""
+    return _escaped(name).replace("/", "?")
+
+
+def _line(key: str, value: str) -> str:
+    """An entry of a map; a key that is too long to be found by its colon stands on a line of its own."""
+    text = _quoted(key)
+    return f"{text}: {value}" if len(text) < SIMPLE_KEY else f"? {text}\n  # : {value}"
 
 
 def _quoted(text: str) -> str:

@@ -59,6 +59,8 @@ PREFERENCES = ("VirtualMachineClusterPreference", "VirtualMachinePreference")
 OURS = "kubevirt-migrate/"
 LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 SIZE = re.compile(r"[0-9]+([.][0-9]+)?([kMGTPE]|[KMGTPE]i)?")
+# Where a disk is: an absolute path, or an address.
+PLACE = re.compile("/|[a-z]+://")
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 WAVES = range(1, 10_000)
 # Half of what a file of MAX_BYTES can hold by itself; ten lines of aliases of aliases make billions.
@@ -207,7 +209,7 @@ def _storages(value: Any, where: str, base: Storage) -> dict[str, Storage]:
     for key in data:
         if key != DEFAULT:
             _glob_key(key, STORAGE_KINDS, where, "such as `pool:NAME` or `path:/srv/fast`", (DEFAULT,))
-        if key.startswith("path:") and not re.match(r"path:(/|[a-z]+://)", key):
+        if key.startswith("path:") and not PLACE.match(key.removeprefix("path:")):
             raise Refused(f"{where}: {key}: give an absolute path, such as `path:/srv/fast`")
     return {key: _storage(each, f"{where}.{key}", base) for key, each in data.items()}
 
@@ -252,7 +254,7 @@ def _network_key(key: str, where: str) -> None:
     if kind == DEFAULT and key != DEFAULT:
         raise Refused(f"{where}: {key}: `default` stands alone")
     name, *qualifiers = key.split("/")
-    if name.endswith(":"):
+    if name == f"{kind}:":
         raise Refused(f"{where}: {key}: the name is empty; write `{kind}` alone for all of this kind")
     for text in qualifiers:
         word, colon, glob = text.partition(":")
@@ -278,7 +280,7 @@ def _filesystem(key: str, value: Any, where: str) -> str:
 
 def _lun(key: str, value: Any, where: str) -> Lun:
     """One source of a PersistentVolume with all that it has to have; what else it has the API server looks at."""
-    if not re.match("/|[a-z]+://", key):
+    if not PLACE.match(key):
         raise Refused(f"{where}: {key!r} is no absolute path of a device, and no address such as iscsi://HOST/IQN/1")
     where = f"{where}: {key}"
     data = _mapping(value, where)

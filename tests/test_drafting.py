@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -16,14 +18,20 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lxml import etree
 
 from migrate import drafting
 from migrate import site as sites
 from migrate.data import data_path
 from migrate.inventory import Inventory
+from migrate.mapping import interface, vocabulary
 from migrate.mapping import rules as all_rules
+from migrate.mapping.paths import parse
+from migrate.mapping.rules import Rules
+from migrate.mapping.signs import Context
 from migrate.model import VM, Disk, Refused
 from migrate.site import VM_KEYS, Site
+from migrate.target.vocabulary import target
 
 UUID = "8f2a6a3e-6a0a-4c4b-9d1e-2f2a6c1b7d1{}"
 DOMAIN = """
@@ -58,8 +66,13 @@ def vm(n: int = 0, name: str = "web", bridge: str = "br0", **facts: Any) -> VM:
     return VM(name, uuid, *source, disks=list(DISKS), xml=xml, **facts)
 
 
+@cache
+def rules() -> Rules:
+    return all_rules.load()
+
+
 def draft(*vms: VM) -> str:
-    return drafting.draft(Inventory(list(vms)), all_rules.load())
+    return drafting.draft(Inventory(list(vms)), rules())
 
 
 def decided(text: str) -> Any:
@@ -116,6 +129,102 @@ def test_names_from_a_source_stay_in_their_comment(name: str, bridge: str) -> No
     text = draft(found)
     assert sites.checked(sites.parse(text, "draft"), "draft") == Site()
     assert isinstance(decided(text), dict)
+
+
+# What XML can hold, with what means something in a key, in YAML or in a path.
+NAMES = st.lists(
+    st.characters(min_codepoint=0x20, exclude_categories=("Cs", "Cc", "Cn"))
+    | st.sampled_from([*"/:*?[]'\"#{}, ", "://", "default", "\U000e0001"]),
+    min_size=1,
+    max_size=6,
+).map("".join)
+LINES = {
+    "namespaces": "shop",
+    "storage": {"storageClass": "fast"},
+    "networks": {"multus": "shop/net"},
+    "hostDevices": "example.com/device",
+    "filesystems": "files",
+    "luns": {"csi": {"driver": "example.com", "volumeHandle": "a"}},
+    "cpuModels": "EPYC",
+    "preferences": "preferred",
+    "instancetypes": "typed",
+    "sizes": 4096,
+}
+OTHER = "\x00other"
+
+
+@settings(deadline=None)
+@given(
+    name=NAMES,
+    kind=st.sampled_from(["network", "bridge", "direct", "default", "user"]),
+    names=st.tuples(NAMES, NAMES, NAMES),
+    path=NAMES | NAMES.map("/".__add__) | NAMES.map("rbd://".__add__) | st.just("rbd://x"),
+)
+def test_whatever_the_names_a_draft_loads_and_means_them(
+    name: str, kind: str, names: tuple[str, str, str], path: str
+) -> None:
+    source, portgroup, vlan = names
+    attribute = {"network": "network", "bridge": "bridge", "direct": "dev"}.get(kind, "name")
+    domain = etree.fromstring(
+        f"<domain type='kvm'><name>x</name><uuid>{UUID.format(0)}</uuid><cpu mode='custom'><model/></cpu><metadata>"
+        "<l:libosinfo xmlns:l='http://libosinfo.org/xmlns/libvirt/domain/1.0'><l:os/></l:libosinfo></metadata><devices>"
+        f"<interface type='{kind}'><source/><vlan><tag/></vlan></interface>"
+        "<filesystem type='mount'><driver type='virtiofs'/><source/><target dir='www'/></filesystem>"
+        "<hostdev mode='subsystem' type='mdev'><source><address/></source></hostdev></devices></domain>"
+    )
+    domain.find("cpu/model").text = name
+    domain.find("metadata/*/*").set("id", f"http://{name}")
+    nic = domain.find("devices/interface")
+    nic.find("source").set(attribute, source)
+    nic.find("source").set("portgroup", portgroup)
+    nic.find("vlan/tag").set("id", vlan)
+    domain.find("devices/filesystem/source").set("dir", path)
+    domain.find("devices/hostdev/source/address").set("uuid", name)
+    found = vm(name=name, tags=[name], project=name)
+    found.host = name
+    found.disks = [Disk("vda", pool=name, volume="a"), Disk("vdb", path=path), Disk("sdc", "lun", path=path)]
+    found.xml = etree.tostring(domain)
+    data = decided(draft(found))
+    filled = {section: dict.fromkeys(keys, LINES[section]) for section, keys in data.items()}
+    filled["storage"].pop("default", None)
+    site = sites.checked(filled, "draft")
+    assert {key.partition(":")[0] for key in filled["namespaces"]} == {"host", "project", "tag"}
+    for owner in ({"tags": [name]}, {"project": name}):
+        other = vm(**owner)
+        other.host = ""
+        assert site.of(other).namespace == "shop"
+    assert site.of(vm(tags=[OTHER])).namespace == "default"
+    assert site.storage_of(found.disks[0]) and not site.storage_of(Disk("x", pool=OTHER))
+    on_path = path.startswith("/") or re.match("[a-z]+://", path)
+    assert bool(site.storage_of(found.disks[1])) == bool(on_path)
+    assert bool(site.lun(path)) == bool(on_path)
+    assert site.host_device("mdev", name) and not site.host_device("mdev", OTHER)
+    assert bool(site.filesystem(path)) == path.startswith("/")
+    # Text of nothing but blanks is none.
+    assert not name.strip() or site.cpu_model(name.strip())
+    assert not site.cpu_model(OTHER)
+    assert bool(site.preference(f"http://{name}")) == bool(site.instancetype(f"http://{name}")) == ("://" not in name)
+    assert not site.preference(f"http://{OTHER}")
+    assert site.of(found).size(found.disks[1]) == 4096 and site.of(vm(name=OTHER)).size(found.disks[1]) is None
+    if kind == "default":
+        assert set(filled["networks"]) == {"default"}
+    else:
+        (key,) = filled["networks"]
+        assert site.network(*interface_names(found)) and key.startswith(kind)
+        assert not site.network(kind, source, OTHER, OTHER)
+
+
+def test_bug_a_key_that_is_too_long_for_a_line_was_no_yaml() -> None:
+    found = vm(name="x" * 1100)
+    found.disks = [Disk("vda", path=f"/{'x' * 1100}/a")]
+    data = decided(draft(found, vm(1)))
+    assert f"path:/{'x' * 1100}" in data["storage"] and f"{'x' * 1100}/vda" in data["sizes"]
+
+
+def interface_names(found: VM) -> tuple[str, str, str, str]:
+    document = vocabulary.read(parse(found.xml, "x"))
+    (node,) = document.nodes["devices.interface"]
+    return interface.names(node, Context(found, document, Site(), target("1.9"), {}))
 
 
 VMS = {
