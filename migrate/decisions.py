@@ -23,6 +23,7 @@ OWNER_KINDS = ("vm", "tag", "project", "host")
 ESCAPED = re.compile(r"\[[*?[]\]")
 DEFAULT = "default"
 NETWORK_KINDS = ("network", "bridge", "direct", "user", "hostdev", DEFAULT)
+QUALIFIERS = ("portgroup", "vlan")
 UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -138,7 +139,7 @@ class Site:
         """Whether the target of a source network is chosen for exactly its port group, or for exactly its VLAN tags."""
         known = {"": name, "portgroup": portgroup, "vlan": vlan}
         found = _layer_and_key(self.networks, [(kind, known)])
-        return bool(found and known[qualifier]) and parts(found[1])[1].get(qualifier) == known[qualifier]
+        return bool(found and known[qualifier]) and parts(found[1])[1].get(qualifier) == escaped(known[qualifier])
 
     def host_device(self, kind: str, *names: str) -> str | None:
         """The cluster's resource name for a host device known by any of the names, the first first, or None."""
@@ -182,6 +183,18 @@ class Site:
 def fits_vm(key: str, vm: VM) -> bool:
     """Whether a VM is meant: by its uuid, or by a glob of its name."""
     return key.lower() == vm.uuid.lower() or fnmatchcase(vm.name, key)
+
+
+def escaped(name: str) -> str:
+    """A glob that fits a name alone."""
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def network_key(kind: str, *names: str) -> str:
+    """The key of a source network's name, port group and VLAN tags; a slash would end one, and `?` fits it."""
+    words = zip(("", *QUALIFIERS), names, strict=False)
+    globs = [(word, escaped(name).replace("/", "?")) for word, name in words if name]
+    return kind + "".join(f"/{word}:{glob}" if word else f":{glob}" for word, glob in globs)
 
 
 @lru_cache(maxsize=4096)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from migrate import site as sites
 from migrate.data import MAX_BYTES
-from migrate.decisions import DEFAULT, NETWORK_KINDS
+from migrate.decisions import DEFAULT, NETWORK_KINDS, escaped, network_key
 from migrate.inventory import Inventory
 from migrate.mapping import filesystem, hostdev, interface, ledger, vocabulary
 from migrate.mapping.paths import parse, printable
@@ -86,13 +84,11 @@ def _needs(vm: VM, rules: Rules) -> Iterator[tuple[str, str]]:
             key = _place(disk)
             yield "storage", _line(key, "{storageClass: NAME}") if key else DEFAULT_STORAGE
             if disk.capacity is None:
-                yield "sizes", _line(f"{_escaped(vm.name)}/{_part(disk.target)}", "SIZE")
+                yield "sizes", _line(f"{_escaped(vm.name)}/{_escaped(disk.target).replace('/', '?')}", "SIZE")
     for node in document.nodes.get("devices.interface", ()):
         kind, name, *rest = interface.names(node, context)
         if kind in NETWORK_KINDS and kind != DEFAULT:
-            words = zip(("", *sites.QUALIFIERS), (name, *rest), strict=True)
-            said = [(word, _part(text)) for word, text in words if text]
-            key = kind + "".join(f"/{word}:{glob}" if word else f":{glob}" for word, glob in said)
+            key = network_key(kind, name, *rest)
             binding = ", binding: sriov" if kind == "hostdev" else ""
             yield "networks", _line(key, f"{{multus: NAMESPACE/NAME{binding}}}")
         else:
@@ -128,12 +124,7 @@ def _place(disk: Disk) -> str | None:
 
 def _escaped(name: str) -> str:
     """A glob that fits a name alone; the name `default` would fit everything."""
-    return "[d]efault" if name == DEFAULT else re.sub(r"([*?[])", r"[\1]", name)
-
-
-def _part(name: str) -> str:
-    """The glob of a name in a key of several; a slash would end it there, and `?` fits one."""
-    return _escaped(name).replace("/", "?")
+    return "[d]efault" if name == DEFAULT else escaped(name)
 
 
 def _line(key: str, value: str) -> str:
@@ -214,18 +205,7 @@ def _told(vm: VM) -> dict[str, str]:
 
 def _cells(values: dict[str, Any] | None) -> dict[str, str]:
     found = {name: value for name, value in (values or {}).items() if value is not None}
-    return {name: _json(value) if name in COLLECTIONS else str(value) for name, value in found.items()}
-
-
-def _json(value: Any) -> str:
-    """A value as YAML and a spreadsheet read it: what is not printable is escaped."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if text.isprintable() else "".join(each if each.isprintable() else _code(each) for each in text)
-
-
-def _code(character: str) -> str:
-    """A character as YAML writes it in quotes; JSON's own way takes two for those beyond U+FFFF."""
-    return f"\\U{ord(character):08x}"
+    return {name: sites.flow(value) if name in COLLECTIONS else str(value) for name, value in found.items()}
 
 
 def from_table(text: str, where: str) -> str:

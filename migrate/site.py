@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -13,7 +14,19 @@ from typing import Any
 
 from migrate import transfer
 from migrate.data import MAX_BYTES, read_text
-from migrate.decisions import DEFAULT, NETWORK_KINDS, OWNER_KINDS, Lun, Named, Network, Pardon, Site, Storage, parts
+from migrate.decisions import (
+    DEFAULT,
+    NETWORK_KINDS,
+    OWNER_KINDS,
+    QUALIFIERS,
+    Lun,
+    Named,
+    Network,
+    Pardon,
+    Site,
+    Storage,
+    parts,
+)
 from migrate.model import Refused
 
 # What a VM can have of its own, and the rest.
@@ -38,7 +51,6 @@ VM_KEYS = (
 KEYS = (*VM_KEYS, "namespaces", "vms", "waivers")
 STORAGE_KEYS = ("storageClass", "volumeMode", "accessModes")
 STORAGE_KINDS = ("pool", "path")
-QUALIFIERS = ("portgroup", "vlan")
 DEVICE_KINDS = ("pci", "usb", "mdev")
 # The sources of a PersistentVolume that a LUN can be reached by, with what each has to have.
 LUN_SOURCES = {
@@ -131,6 +143,17 @@ def _sound(value: Any, where: str, known: dict[int, int]) -> int:
     if known[id(value)] > MAX_VALUES:
         raise Refused(f"{where}: more than {MAX_VALUES} values with aliases written out; use fewer of them")
     return known[id(value)]
+
+
+def flow(value: Any) -> str:
+    """A value on one line as YAML and a spreadsheet read it: what is not printable is escaped."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else "".join(each if each.isprintable() else _code(each) for each in text)
+
+
+def _code(character: str) -> str:
+    """A character as YAML writes it in quotes; JSON's own way takes two for those beyond U+FFFF."""
+    return f"\\U{ord(character):08x}"
 
 
 def checked(data: Any, where: str) -> Site:

@@ -26,7 +26,7 @@ from migrate.data import data_path
 from migrate.inventory import Inventory
 from migrate.mapping import interface, vocabulary
 from migrate.mapping import rules as all_rules
-from migrate.mapping.paths import parse
+from migrate.mapping.paths import Node, parse
 from migrate.mapping.rules import Rules
 from migrate.mapping.signs import Context
 from migrate.model import VM, Disk, Refused
@@ -210,8 +210,10 @@ def test_whatever_the_names_a_draft_loads_and_means_them(
         assert set(filled["networks"]) == {"default"}
     else:
         (key,) = filled["networks"]
-        assert site.network(*interface_names(found)) and key.startswith(kind)
+        assert site.network(*interface.names(*interface_of(found))) and key.startswith(kind)
         assert not site.network(kind, source, OTHER, OTHER)
+        said = yaml.safe_load(interface.site_line(*interface_of(found)))["networks"]
+        assert sites.checked({"networks": {key: {"multus": "a/b"} for key in said}}, "f").network(kind, source)
 
 
 def test_bug_a_key_that_is_too_long_for_a_line_was_no_yaml() -> None:
@@ -221,10 +223,10 @@ def test_bug_a_key_that_is_too_long_for_a_line_was_no_yaml() -> None:
     assert f"path:/{'x' * 1100}" in data["storage"] and f"{'x' * 1100}/vda" in data["sizes"]
 
 
-def interface_names(found: VM) -> tuple[str, str, str, str]:
+def interface_of(found: VM) -> tuple[Node, Context]:
     document = vocabulary.read(parse(found.xml, "x"))
     (node,) = document.nodes["devices.interface"]
-    return interface.names(node, Context(found, document, Site(), target("1.9"), {}))
+    return node, Context(found, document, Site(), target("1.9"), {})
 
 
 VMS = {

@@ -690,3 +690,9 @@ def test_bug_aliases_of_aliases_took_forever() -> None:
     source = ", ".join(["driver: d", "volumeHandle: v", f"a: &a [{', '.join('x' * 10)}]", *rows])
     with pytest.raises(Refused, match="aliases written out"):
         sites.parse(f"luns: {{/dev/x: {{csi: {{{source}}}}}}}", "site.yaml")
+
+
+def test_bug_a_port_group_with_a_wildcard_in_its_name_was_lost_where_its_key_names_it() -> None:
+    site = read("networks: {'network:ovs/portgroup:db[*]': {multus: a/b}}")
+    assert site.network_is_for("portgroup", "network", "ovs", "db*", "")
+    assert not site.network_is_for("portgroup", "network", "ovs", "db1", "")

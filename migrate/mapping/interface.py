@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from migrate.decisions import DEFAULT, NETWORK_KINDS, Network, network_key
 from migrate.mapping import nic_names
 from migrate.mapping.cpu import started
 from migrate.mapping.devices import described, pci, transitional
 from migrate.mapping.paths import Leaf, Node, printable
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
-from migrate.site import NETWORK_KINDS, Network
+from migrate.site import flow
 
 if TYPE_CHECKING:
     from migrate.mapping.ledger import Writes
@@ -90,9 +90,10 @@ def gate(view: View, context: Context) -> tuple[str, str] | None:
 def site_line(node: Node, context: Context) -> str:
     """The line of the site file that would give the interface a network."""
     kind, name = _source(node, context)
-    key = kind if kind == "user" else f"{kind}:{name}" if kind in NETWORK_KINDS else "default"
+    named = kind in NETWORK_KINDS and kind != DEFAULT
+    key = network_key(kind, "" if kind == "user" else name) if named else DEFAULT
     target = "{multus: NAMESPACE/NAME" + (", binding: sriov" if kind == "hostdev" else "") + "}"
-    return f"networks: {{{json.dumps(key)}: {target}}}"
+    return f"networks: {{{flow(key)}: {target}}}"
 
 
 def network(view: View, context: Context) -> Iterator[Sign]:
