@@ -139,7 +139,7 @@ class Site:
         """Whether the target of a source network is chosen for exactly its port group, or for exactly its VLAN tags."""
         known = {"": name, "portgroup": portgroup, "vlan": vlan}
         found = _layer_and_key(self.networks, [(kind, known)])
-        return bool(found and known[qualifier]) and parts(found[1])[1].get(qualifier) == escaped(known[qualifier])
+        return bool(found and known[qualifier]) and parts(found[1])[1].get(qualifier) == part(known[qualifier])
 
     def host_device(self, kind: str, *names: str) -> str | None:
         """The cluster's resource name for a host device known by any of the names, the first first, or None."""
@@ -190,10 +190,15 @@ def escaped(name: str) -> str:
     return re.sub(r"([*?[])", r"[\1]", name)
 
 
+def part(name: str) -> str:
+    """The glob of a name in a key of several; a slash would end it there, and `?` fits one."""
+    return escaped(name).replace("/", "?")
+
+
 def network_key(kind: str, *names: str) -> str:
-    """The key of a source network's name, port group and VLAN tags; a slash would end one, and `?` fits it."""
+    """The key of a source network's name, port group and VLAN tags."""
     words = zip(("", *QUALIFIERS), names, strict=False)
-    globs = [(word, escaped(name).replace("/", "?")) for word, name in words if name]
+    globs = [(word, part(name)) for word, name in words if name]
     return kind + "".join(f"/{word}:{glob}" if word else f":{glob}" for word, glob in globs)
 
 

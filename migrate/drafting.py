@@ -9,7 +9,7 @@ from typing import Any
 
 from migrate import site as sites
 from migrate.data import MAX_BYTES
-from migrate.decisions import DEFAULT, NETWORK_KINDS, escaped, network_key
+from migrate.decisions import DEFAULT, NETWORK_KINDS, escaped, network_key, part
 from migrate.inventory import Inventory
 from migrate.mapping import filesystem, hostdev, interface, ledger, vocabulary
 from migrate.mapping.paths import parse, printable
@@ -84,7 +84,7 @@ def _needs(vm: VM, rules: Rules) -> Iterator[tuple[str, str]]:
             key = _place(disk)
             yield "storage", _line(key, "{storageClass: NAME}") if key else DEFAULT_STORAGE
             if disk.capacity is None:
-                yield "sizes", _line(f"{_escaped(vm.name)}/{_escaped(disk.target).replace('/', '?')}", "SIZE")
+                yield "sizes", _line(f"{_escaped(vm.name)}/{part(disk.target)}", "SIZE")
     for node in document.nodes.get("devices.interface", ()):
         kind, name, *rest = interface.names(node, context)
         if kind in NETWORK_KINDS and kind != DEFAULT:

@@ -696,3 +696,5 @@ def test_bug_a_port_group_with_a_wildcard_in_its_name_was_lost_where_its_key_nam
     site = read("networks: {'network:ovs/portgroup:db[*]': {multus: a/b}}")
     assert site.network_is_for("portgroup", "network", "ovs", "db*", "")
     assert not site.network_is_for("portgroup", "network", "ovs", "db1", "")
+    site = sites.checked({"networks": {"network:ovs/portgroup:d?b": {"multus": "n/a"}}}, "site")
+    assert site.network_is_for("portgroup", "network", "ovs", "d/b", "")
