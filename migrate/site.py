@@ -114,13 +114,13 @@ def parse(text: str, where: str) -> Any:
 
     try:
         data = yaml.load(text, Loader=Loader)
+        _sound(data, where, {})
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise Refused(f"{where}{line}: not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
     except (ValueError, RecursionError) as error:
         raise Refused(f"{where}: not YAML: {error}") from None
-    _sound(data, where, {})
     return {} if data is None else data
 
 

@@ -638,6 +638,7 @@ def test_bug_a_lun_with_what_json_has_no_place_for_was_our_bug(value: str) -> No
         ("vms: &a {b: {labels: *a}}", "holds its own alias"),
         (f"luns: {{/dev/sdb: {{csi: {{driver: d, volumeHandle: 0x{'f' * 5000}}}}}}}", "beyond 64 bits"),
         ("vms: {a: {wave: 9223372036854775808}}", "beyond 64 bits"),
+        (f"luns: {'[' * 700}{']' * 700}", "recursion"),
     ],
 )
 def test_bug_a_circle_or_an_endless_number_was_our_bug(text: str, says: str) -> None:
