@@ -1,4 +1,4 @@
-"""Where the rules, vocabularies and report schemas lie: in the wheel, or in the checkout it is run from."""
+"""Where the shipped rules, vocabularies and schemas lie, in the wheel or the checkout, and how files of users are read."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ def read_text(path: Path, todo: str, encoding: str = "utf-8") -> str:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
-        text = data.decode(encoding)
     except OSError as error:
         raise Refused(f"{path}: {error.strerror}; {todo}") from None
-    except UnicodeDecodeError:
-        raise Refused(f"{path}: not UTF-8 text; {todo}") from None
     if len(data) > MAX_BYTES:
         raise Refused(f"{path}: larger than 16 MB; {todo}")
-    return text
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:
+        raise Refused(f"{path}: not UTF-8 text; {todo}") from None
 
 
 def data_path(*parts: str) -> Path:

@@ -657,6 +657,12 @@ def test_bug_a_site_file_without_end_was_read_without_end(tmp_path: Path) -> Non
         sites.load(tmp_path / "site.yaml")
 
 
+def test_a_site_file_that_is_too_large_is_said_to_be_wherever_it_is_cut(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text("#" + "\u00fc" * 2**23)
+    with pytest.raises(Refused, match="larger than 16 MB"):
+        sites.load(tmp_path / "site.yaml")
+
+
 def test_bug_names_with_a_slash_fitted_no_key() -> None:
     text = "namespaces: {'project:a/b': one, 'tag:x/*': two}"
     site = sites.checked(sites.parse(text, "site"), "site")

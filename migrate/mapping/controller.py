@@ -53,14 +53,14 @@ def _indices(context: Context) -> dict[str, str]:
     """
     text, nodes = context.document.text, context.document.nodes.get("devices.controller", ())
     found = {node.path: text(f"{node.path}.index") for node in nodes}
-    taken = defaultdict(set)
+    taken: dict[str, set[str]] = defaultdict(set)
+    numbers: dict[str, Iterator[int]] = defaultdict(count)
     for path, index in found.items():
         taken[text(f"{path}.type")].add(index)
     for path, index in found.items():
         if not index and not text(f"{path}.master.startport"):
-            own = taken[text(f"{path}.type")]
-            found[path] = next(free for number in count() if (free := str(number)) not in own)
-            own.add(found[path])
+            kind = text(f"{path}.type")
+            found[path] = next(free for number in numbers[kind] if (free := str(number)) not in taken[kind])
     return found
 
 

@@ -187,11 +187,6 @@ def item_key(text: str) -> str:
     return key or "item"
 
 
-def element_key(text: str, node: Node) -> str:
-    """The key of an element's list items by what names the element, else by its tag and position."""
-    return item_key(text or f"{node.tag}-{node.index}")
-
-
 def _inside(node: Node, gated: Mapping[Node, Any]) -> Node | None:
     """The outermost element around a node, or itself, whose gate is shut."""
     for above in node.parents:
@@ -371,8 +366,9 @@ class _Run:
         first = leaves[0]
         target = next(iter(first.writes)) if first.writes else self._meant(rule, node)
         parts = (*self.vm, row.name, self._device(rule, node, first))
-        said, severity = _values(node, leaves), row.severity
-        return Finding(row.name, parts, rule.id, severity, first.path, said, target, because, row.remedy)  # type: ignore[arg-type]
+        assert row.severity  # the row of a flag has one
+        said = _values(node, leaves)
+        return Finding(row.name, parts, rule.id, row.severity, first.path, said, target, because, row.remedy)
 
     def _meant(self, rule: Rule, node: Node) -> str | None:
         """Where the rule writes when it writes; None where that depends on more than the element."""
@@ -414,7 +410,7 @@ class _Run:
         known = self.keys.get((name, node))
         if known is None:
             text = self.document.text(f"{node.path}.{name}") if name else ""
-            known = element_key(text, node)
+            known = item_key(text or f"{node.tag}-{node.index}")
             used = self.used_keys.setdefault((name, node.pattern), set())
             others = (item_key(f"{known[:28]}-{node.tag[:6]}-{count}") for count in itertools.count(node.index))
             known = known if known not in used else next(other for other in others if other not in used)

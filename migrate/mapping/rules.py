@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from migrate.data import data_path, read_text
-from migrate.model import SEVERITIES, Fate, Refused
+from migrate.model import SEVERITIES, Fate, Refused, Severity
 from migrate.site import nearest
 
 QUIET = ("default", "ignore")
@@ -62,7 +62,7 @@ class Row:
     id: str
     word: Fate
     write: str | None = None
-    severity: str | None = None
+    severity: Severity | None = None
     because: str | None = None
     remedy: str = ""
     source: str = ""
@@ -104,7 +104,7 @@ class Rule:
     on: str | None = None
     secret: bool = False
     shown: Callable[[str], bool] | None = None
-    unsupported: str = "warning"
+    unsupported: Severity = "warning"
     depth: int = 0
     order: int = 0
     function: Callable[..., Any] | None = None
@@ -625,7 +625,7 @@ def _strict(value: Any, known: tuple[str, ...], place: str) -> None:
             raise Refused(f"{place}: {key}: give text")
 
 
-def _severity(value: Any, place: str) -> str:
+def _severity(value: Any, place: str) -> Severity:
     if value not in SEVERITIES:
         raise Refused(f"{place}: severity {value!r} is none of {', '.join(SEVERITIES)}")
     return value
