@@ -1,4 +1,4 @@
-"""Where the shipped rules, vocabularies and schemas lie, in the wheel or the checkout, and how files of users are read."""
+"""Where the shipped rules, vocabularies and schemas lie (wheel or checkout), and how files of users are read."""
 
 from pathlib import Path
 
