@@ -10,6 +10,7 @@ from typing import Any
 from migrate.mapping.memory import X86
 from migrate.mapping.signs import Context, Sign, View, default, flag, write
 from migrate.mapping.tuning import told
+from migrate.target.admission.compute import most_vcpus
 
 # KubeVirt 1.9, pkg/virt-handler/node-labeller/util: models that no node offers unless an administrator says so.
 OBSOLETE = re.compile(
@@ -58,16 +59,24 @@ def topology(view: View, context: Context) -> Iterator[Sign]:
     elif prod(counts) != most:
         yield flag(shape, "mismatch", f"{most} vCPUs; {told(shape)}")
     begun = _begun(most, now, counts, context)
-    vcpus = prod(begun)
+    vcpus, socket = prod(begun), prod(begun[1:])
+    sockets = max(begun[0], min(most, _held(context, most)) // socket)
     for field, value in zip(FIELDS, begun, strict=True):
         yield write(owned, f"domain.cpu.{field}", value)
     # On arm64 KubeVirt leaves no room by itself, and before 1.9 a maximum keeps some guests from starting.
     if context.arch != "aarch64":
-        yield write(owned, "domain.cpu.maxSockets", most // prod(begun[1:]))
+        yield write(owned, "domain.cpu.maxSockets", sockets)
+        if sockets < most // socket:
+            yield flag(owned, "room", f"up to {sockets * socket} of {most}")
     if vcpus != now:
         yield flag(owned, "rounded", f"{vcpus} for {now}")
-    if vcpus < most and not _is_fixed(most, now, context):
-        yield flag(owned, "by-socket", f"up to {most}")
+    if vcpus < sockets * socket and not _is_fixed(most, now, context):
+        yield flag(owned, "by-socket", f"up to {sockets * socket}")
+
+
+def _held(context: Context, vcpus: int) -> int:
+    """How many of the vCPUs the target's machine holds."""
+    return most_vcpus("amd64" if context.arch in X86 else context.arch, context.target) or vcpus
 
 
 def started(view: View, context: Context) -> int:

@@ -153,13 +153,16 @@ def _vcpus(every: Spec, cpu: Manifest) -> Iterator[Refusal]:
         yield Refusal("domain.cpu.maxSockets", "cpu-room-arm64", because, "Leave maxSockets out.")
     if every.arch != "arm64":
         vcpus = max(vcpus, prod((room, *counts[1:])))
-    most = MOST_VCPUS.get(every.arch, vcpus)
-    if every.arch == "amd64" and not every.target.at_least("1.5"):
-        most = VCPUS_WITHOUT_IOMMU
-    if vcpus > most:
+    most = most_vcpus(every.arch, every.target)
+    if most and vcpus > most:
         because = f"A VM with more than {most} vCPUs, those that can be added among them, does not start."
         remedy = "Use KubeVirt 1.5 or later, or fewer vCPUs." if most == VCPUS_WITHOUT_IOMMU else "Use fewer vCPUs."
         yield Refusal("domain.cpu.sockets", "cpu-count", because, remedy)
+
+
+def most_vcpus(arch: str, target: Target) -> int | None:
+    """The vCPUs with which a VM starts at most, those that can be added among them; None where nobody knows."""
+    return VCPUS_WITHOUT_IOMMU if arch == "amd64" and not target.at_least("1.5") else MOST_VCPUS.get(arch)
 
 
 def _falls_over_room(every: Spec, cpu: Manifest, vcpus: int) -> bool:
