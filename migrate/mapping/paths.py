@@ -354,7 +354,7 @@ def _walk(node: Node, shape: Shape, leaves: list[Leaf], nodes: dict[str, list[No
                 text = (text or "") + tail
     text = text.strip() if text else ""
     if text or not (children or items):
-        leaves.append(Leaf(node.path, node.pattern, text, node))
+        leaves.append(Leaf(node.path or node.tag, node.pattern or node.tag, text, node))
 
 
 def redact(leaf: Leaf) -> None:

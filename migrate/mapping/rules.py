@@ -47,6 +47,7 @@ TEXT_KEYS = (
 ROW_KEYS = ("write", "flag", "because", "remedy", "default", "ignore", "source")
 WORDS: tuple[Fate, ...] = ("write", "default", "ignore")
 UNKNOWN = "unknown"
+OWNED = "."  # where a trie has the rules of a pattern: no segment is that, and some are empty
 SECRET_NAMES = ("passwd", "password", "passphrase", "adminpass", "token", "ticket")
 
 
@@ -264,12 +265,12 @@ def _insert(trie: dict[str, Any], pattern: str, rule: Any, rank: tuple[int, int,
     node = trie
     for segment in pattern.split("."):
         node = node.setdefault(segment, {})
-    node.setdefault("", []).append((rule, rank))
+    node.setdefault(OWNED, []).append((rule, rank))
 
 
 def _search(node: dict[str, Any], segments: list[str], at: int) -> Iterator[tuple[Any, tuple[int, int, int]]]:
     if at == len(segments):
-        yield from node.get("", ())
+        yield from node.get(OWNED, ())
     else:
         for child in (node.get(segments[at]), node.get("*")):
             if child is not None:

@@ -8,12 +8,14 @@ from typing import Any
 from migrate.mapping.memory import X86
 from migrate.mapping.paths import Leaf, Node
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
+from migrate.target.admission import values
 
 UNSEEN = "libvirt shows these entries to the guest only with <smbios mode='sysinfo'/>."
 FURTHER = "libvirt shows the first SMBIOS block to the guest, and no other."
 # The entries of the system that each VM has of its own; one without a name is none.
 OF_THE_VM = ("serial", "uuid", "")
 NO_TABLES = "KubeVirt leaves SMBIOS tables of this architecture to QEMU, as the source does (converter/arch/arm64.go)."
+SERIAL = "domain.firmware.serial"
 CHASSIS = ("manufacturer", "version", "serial", "asset", "sku")
 
 
@@ -79,7 +81,8 @@ def system(view: View, context: Context) -> Iterator[Sign]:
     lost = []
     for name, leaves in _entries(view.owned):
         if name == "serial" and _text(leaves) and tables:
-            yield write(leaves, "domain.firmware.serial", _text(leaves))
+            allowed = values.allows(SERIAL, _text(leaves), context.target)
+            yield write(leaves, SERIAL, _text(leaves)) if allowed else flag(leaves, "serial")
         elif name == "uuid" and _text(leaves).lower() == view.text("/uuid").lower():
             yield default(
                 leaves, "It is the domain's uuid, which becomes firmware.uuid (converter/compute/sysinfo.go)."
@@ -139,5 +142,5 @@ def _names_its_own(context: Context) -> bool:
 
 def gained_serial(context: Context, writes: Mapping[str, Any]) -> str | None:
     """The serial number in SMBIOS that KubeVirt makes up since 1.5 where the VM names none."""
-    made = context.target.at_least("1.5") and "domain.firmware.serial" not in writes
+    made = context.target.at_least("1.5") and SERIAL not in writes
     return "a random UUID" if made and _tables(context) else None

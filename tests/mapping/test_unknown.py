@@ -39,3 +39,19 @@ def test_a_secret_in_a_further_element_is_not_shown(run: Callable, rules: Rules)
     sev = "<launchSecurity type='sev'><policy>1</policy><session>hunter2</session></launchSecurity>"
     book = run(sev * 2, rules)
     assert "hunter2" not in str(book.entries)
+
+
+@pytest.mark.parametrize(
+    ("xml", "path"),
+    [
+        ("<domain>loose<name>vm</name></domain>", "domain"),
+        ("<a.>x</a.>", "a."),
+        ("<memory unit.='x'>1</memory>", "memory.unit."),
+    ],
+)
+def test_loose_text_and_names_that_end_in_a_dot_were_our_own_bug(
+    xml: str, path: str, run: Callable, rules: Rules
+) -> None:
+    book = run(xml, rules)
+    [entry] = [entry for entry in book.entries if entry.path == path]
+    assert (entry.rule, entry.fate, book.internal) == ("unknown", "flag", False)

@@ -19,6 +19,11 @@ def refused(vm: Manifest, target: Target, arch: str) -> list[Refusal]:
     return found
 
 
+def allows(path: str, value: Any, target: Target) -> bool:
+    """Whether a value can stand at a path of a VM of any architecture."""
+    return not any(bad(value) for bad, *_ in _at(_trie(target, ""), path).checks)
+
+
 @dataclass(slots=True)
 class Trie:
     """What to look at on the way down: checks of the value here, and what lies below, by field."""
