@@ -172,7 +172,7 @@ class Site:
 
     def waive(self, vm: VM, findings: Iterable[Finding], today: date) -> None:
         """Marks the findings that are waived on a day, and those whose waivers have ended."""
-        for finding in findings if self.waivers else ():
+        for finding in findings:
             pardons = [pardon for pardon in self.waivers if pardon.covers(vm, finding)]
             if pardons:
                 last = max(pardons, key=lambda pardon: pardon.until)

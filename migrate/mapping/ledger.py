@@ -238,7 +238,8 @@ class _Run:
                 leaf.rule, leaf.fate, leaf.because = row.rule, row.word, row.said
                 spoken.append(row)
             else:
-                place = _element(owner, node)
+                depth, parents = owner.depth, node.parents
+                place = parents[depth] if depth < len(parents) else node
                 leaf.rule, leaf.place, leaf.fate = owner.id, place, UNSIGNED
                 groups.setdefault((owner, place), []).append(leaf)
         for node, closed in shut.items():

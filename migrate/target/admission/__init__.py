@@ -62,6 +62,6 @@ def _vm(vm: Manifest, target: Target) -> Iterator[Refusal]:
     yield from values.refused(vm, target, arch)
     yield from names.of_metadata(vm, "VirtualMachine.metadata")
     yield from names.of_metadata(template, "VirtualMachine.spec.template.metadata")
-    every = Spec(vm, spec, spec.get("domain", {}), target, arch)
+    every = Spec(vm, spec, target, arch)
     for check in CHECKS:
         yield from check(every)

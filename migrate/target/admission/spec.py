@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -36,25 +35,19 @@ class Refusal(NamedTuple):
     remedy: str
 
 
-@dataclass(frozen=True, slots=True)
 class Spec:
     """A VM with the parts that most checks look at."""
 
-    vm: Manifest
-    spec: Manifest
-    domain: Manifest
-    target: Target
-    arch: str
-
-    @property
-    def devices(self) -> Manifest:
-        """The devices of the domain."""
-        return self.domain.get("devices", {})
-
-    @property
-    def volumes(self) -> list[Manifest]:
-        """The volumes of the VM."""
-        return self.spec.get("volumes", [])
+    def __init__(self, vm: Manifest, spec: Manifest, target: Target, arch: str):
+        self.vm = vm
+        self.spec = spec
+        self.target = target
+        self.arch = arch
+        self.domain: Manifest = spec.get("domain", {})
+        self.devices: Manifest = self.domain.get("devices", {})
+        self.volumes: list[Manifest] = spec.get("volumes", [])
+        self.networks: list[Manifest] = spec.get("networks", [])
+        self.nics: list[Manifest] = self.devices.get("interfaces", [])
 
     @property
     def disks(self) -> list[Manifest]:
@@ -62,16 +55,6 @@ class Spec:
         disks = self.devices.get("disks", [])
         used = {device.get("name") for device in (*disks, *self.devices.get("filesystems", []))}
         return disks + [{"name": name} for volume in self.volumes if (name := volume.get("name")) not in used]
-
-    @property
-    def nics(self) -> list[Manifest]:
-        """The network interfaces."""
-        return self.devices.get("interfaces", [])
-
-    @property
-    def networks(self) -> list[Manifest]:
-        """The networks."""
-        return self.spec.get("networks", [])
 
     @property
     def on_pod_network(self) -> bool:
