@@ -23,7 +23,7 @@ HIDDEN = re.compile(
     rb"(\xef\xbb\xbf)?<\?xml[^>]*encoding\s*=\s*[\"'](?!(utf-?8|utf-?16|us-ascii|iso-8859-\d+|windows-\d+)[\"'])",
     re.IGNORECASE,
 )
-REPEATED = "repeated"
+REPEATED = "2nd"  # in front of patterns; names in XML do not begin with a digit
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -149,7 +149,7 @@ class Document:
     def add(self, leaves: list[Leaf]) -> None:
         """Appends leaves that are known by path and pattern from now on.
 
-        Of an attribute and a child of one name the first keeps the path.
+        Of leaves with one path, as of attributes in namespaces that nobody knows, the first keeps it.
         """
         first, same = self.by_path.setdefault, self.by_pattern.setdefault
         self.leaves += leaves
@@ -306,7 +306,7 @@ def read(root: etree._Element, repeats: frozenset[str], single: frozenset[str] =
     """The leaves below a `<domain>` element. `repeats` are the element patterns that carry an index.
 
     Of an element that is there several times and is of those that are `single` the first has the plain path; the
-    patterns of the others begin with `repeated`.
+    patterns of the others begin with `REPEATED`. So do those of elements beside an attribute of their name.
     """
     document = Document(Node(root, "", "", "domain", 0, 0, ()))
     leaves: list[Leaf] = []
@@ -333,7 +333,7 @@ def _walk(node: Node, shape: Shape, leaves: list[Leaf], nodes: dict[str, list[No
         plain = [below for below in shapes if not below.indexed]
         times = Counter(plain) if len(set(plain)) < len(plain) else {}
         before: dict[Shape, int] = {}
-        parents = (*node.parents, node)
+        parents, beside = (*node.parents, node), dict(items)
         for child, below in zip(children, shapes, strict=True):
             path, index = prefix + below.name, 0
             if below.indexed or times.get(below, 1) > 1:
@@ -349,12 +349,21 @@ def _walk(node: Node, shape: Shape, leaves: list[Leaf], nodes: dict[str, list[No
             else:
                 whole = etree.tostring(child, encoding="unicode", with_tail=False)
                 leaves.append(Leaf(path, pattern, whole, inner))
+            if child.tag in beside and leaves[-1].path == path:
+                _is_second(leaves[-1])
             tail = child.tail
             if tail and not tail.isspace():
                 text = (text or "") + tail
     text = text.strip() if text else ""
     if text or not (children or items):
         leaves.append(Leaf(node.path or node.tag, node.pattern or node.tag, text, node))
+
+
+def _is_second(leaf: Leaf) -> None:
+    """Tells the text of an element from the attribute of its name beside it, which is the one that libvirt knows."""
+    leaf.pattern = f"{REPEATED}.{leaf.pattern}"
+    if leaf.path[-1] != "]":
+        leaf.path += "[0]"
 
 
 def redact(leaf: Leaf) -> None:

@@ -27,10 +27,25 @@ def test_of_an_element_that_libvirt_knows_once_the_first_has_the_path() -> None:
         ("memory", "memory"),
         ("a.b[0]", "a.b"),
         ("a.b[1]", "a.b"),
-        ("memory[1].b[0]", "repeated.memory.b"),
-        ("memory[1].b[1].c", "repeated.memory.b.c"),
-        ("memory[1]", "repeated.memory"),
-        ("memory[2]", "repeated.memory"),
+        ("memory[1].b[0]", "2nd.memory.b"),
+        ("memory[1].b[1].c", "2nd.memory.b.c"),
+        ("memory[1]", "2nd.memory"),
+        ("memory[2]", "2nd.memory"),
+    ]
+
+
+def test_an_attribute_has_the_path_before_an_element_of_its_name() -> None:
+    efi = "<os firmware='efi'><firmware><feature/></firmware></os>"
+    xml = f"<domain>{efi}<a b='1'><b>2</b></a><c d=''><d/><d/></c></domain>"
+    document = read(parse(xml.encode(), "x"), REPEATS)
+    assert [(leaf.path, leaf.pattern) for leaf in document.leaves] == [
+        ("os.firmware", "os.firmware"),
+        ("os.firmware.feature", "os.firmware.feature"),
+        ("a.b", "a.b"),
+        ("a.b[0]", "2nd.a.b"),
+        ("c.d", "c.d"),
+        ("c.d[0]", "2nd.c.d"),
+        ("c.d[1]", "2nd.c.d"),
     ]
 
 

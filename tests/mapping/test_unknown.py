@@ -55,3 +55,7 @@ def test_loose_text_and_names_that_end_in_a_dot_were_our_own_bug(
     book = run(xml, rules)
     [entry] = [entry for entry in book.entries if entry.path == path]
     assert (entry.rule, entry.fate, book.internal) == ("unknown", "flag", False)
+
+
+def test_an_element_called_repeated_was_our_own_bug(run: Callable, rules: Rules) -> None:
+    assert not run("<repeated a='1'/>", rules).internal
