@@ -2,12 +2,14 @@
 
 `FOLDER.live.xml` is there for a VM that runs.
 
-A VM's folder name is a DNS label that is also its Kubernetes name; once recorded it stays.
+A VM's folder name is a DNS label that is also its Kubernetes name; once recorded it stays. The records hold for the XML
+that was collected, so a VM whose XML was changed is not read.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -48,8 +50,19 @@ class Inventory:
             yield self.whole(vm)
 
     def whole(self, vm: VM) -> VM:
-        """A copy of one of the VMs with its XML. Refused where that cannot be read."""
-        return replace(vm, xml=self.xml(vm), live=self.live(vm) if vm.has_live else b"")
+        """A copy of one of the VMs with its XML. Refused where that cannot be read, or is not what was listed."""
+        found = replace(vm, xml=self.xml(vm), live=self.live(vm) if vm.has_live else b"")
+        if vm.digest and _digest(found) != vm.digest:
+            raise Refused(f"the XML of {vm.name!r} is not what was read before; {CHANGED}")
+        return found
+
+
+# The facts beside it, the disks' above all, are those of the XML that was collected.
+CHANGED = "change a VM at its source, and collect or plan it again"
+
+
+def _digest(vm: VM) -> str:
+    return hashlib.sha256(b"%d %b%b" % (len(vm.xml), vm.xml, vm.live)).hexdigest()
 
 
 def holds(folder: Path) -> bool:
@@ -64,7 +77,7 @@ def direct(found: Iterable[VM | Skipped], xml: Callable[[VM], bytes]) -> Invento
         if isinstance(item, Skipped):
             inventory.skipped.append(item)
         else:
-            inventory.vms.append(replace(item, xml=b""))
+            inventory.vms.append(replace(item, digest=_digest(item), xml=b""))
     name_folders(inventory.vms)
     inventory.vms.sort(key=lambda vm: vm.folder)
     return inventory
@@ -120,7 +133,7 @@ def write(
                 if vm.has_live:
                     _partial(folder, vm.id, LIVE).write_bytes(vm.live)
                 recorded = merged[vm.id].folder if vm.id in merged else ""
-                merged[vm.id] = replace(vm, folder=recorded, xml=b"", live=b"")
+                merged[vm.id] = replace(vm, folder=recorded, digest=_digest(vm), xml=b"", live=b"")
             name_folders(list(merged.values()))
             found_now = [merged[identity] for identity in found]
             earlier = [item for item in old.skipped if not anew(item, found_now)]

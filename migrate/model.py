@@ -94,6 +94,7 @@ class VM:
     `source` is canonical (`qemu://HOST/system`, `files://PATH`) and with `uuid` makes the identity; `url` is what
     reaches the source again. `folder` is the folder and the Kubernetes name; once recorded it stays. `project` and
     `tags` are those of the platform above libvirt. `live` is the domain XML of the running guest where `has_live`.
+    `digest` is of both as they were listed, nothing before.
     """
 
     name: str
@@ -114,6 +115,7 @@ class VM:
     tags: list[str] = field(default_factory=list)
     jobs: list[BlockJob] = field(default_factory=list)
     has_live: bool = False
+    digest: str = ""
     xml: bytes = b""
     live: bytes = b""
 

@@ -73,7 +73,7 @@ def _both(
     """Every VM of a plan translated for both targets."""
     site = sites.load(plan / reporting.SITE) if (plan / reporting.SITE).exists() else sites.Site()
     inventory = Inventory(
-        vms,
+        [replace(vm, digest="") for vm in vms],  # a plan's XML is without secrets
         xml=lambda vm: (plan / vm.folder / reporting.SOURCE).read_bytes(),
         live=lambda vm: (plan / vm.folder / reporting.LIVE).read_bytes(),
     )
