@@ -55,8 +55,8 @@ def _debugged(kind: str, policy: int) -> bool:
 
 
 def _number(text: str) -> int:
-    """A policy as libvirt reads it, decimal or with 0x; 0 for what is none."""
+    """A policy as libvirt reads it, hexadecimal with or without 0x (virDomainSEVDefParseXML); 0 for what is none."""
     try:
-        return int(text, 0)
+        return int(text, 16)
     except ValueError:
         return 0

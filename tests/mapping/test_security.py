@@ -13,7 +13,7 @@ from migrate.mapping.rules import Rules
 STATE = "domain.launchSecurity.sev.policy.encryptedState"
 
 
-@given(st.integers(0, 0xFFFF), st.sampled_from([hex, str]))
+@given(st.integers(0, 0xFFFF), st.sampled_from([hex, "{:x}".format, "{:04x}".format]))
 def test_a_policy_says_whether_registers_are_encrypted(
     run: Callable, rules: Rules, policy: int, form: Callable[[int], str]
 ) -> None:
