@@ -39,12 +39,20 @@ def pci(node: Node, context: Context, name: str) -> str:
     """The address below an element as 0000:06:12.5, or nothing where it is none."""
     text = context.document.text
     try:
-        parts = [int(text(f"{node.path}.{name}.{part}") or "0", 0) for part in PCI_LIMITS]
+        parts = [_number(text(f"{node.path}.{name}.{part}") or "0") for part in PCI_LIMITS]
     except ValueError:
         return ""
     if any(not 0 <= part <= limit for part, limit in zip(parts, PCI_LIMITS.values(), strict=True)):
         return ""
     return "{:04x}:{:02x}:{:02x}.{:x}".format(*parts)
+
+
+def _number(text: str) -> int:
+    """A number as libvirt reads it in PCI addresses: hexadecimal behind 0x, octal behind 0 (device_conf.c)."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        return int(text, 8)
 
 
 def shut(gate: Callable[[View, Context], object], node: Node, context: Context) -> bool:

@@ -73,8 +73,10 @@ def _secure_boot(view: View) -> tuple[bool, str | None]:
     build = view.text("os.loader").rpartition("/")[2]
     asked = view.text("os.loader.secure") == "yes" or features.get("secure-boot") == "yes"
     keys = features.get("enrolled-keys") or _keys(build, view.text("os.nvram.template").rpartition("/")[2])
-    if features.get("secure-boot") == "no" or not (asked or SECURE_IMAGE.search(build) or keys == "yes"):
+    if features.get("secure-boot") == "no":
         return False, None
+    if not (asked or SECURE_IMAGE.search(build) or keys == "yes"):
+        return False, "host-choice" if not build and keys != "no" and _choosable(view) else None
     if view.text("os.type.arch") not in ("x86_64", "i686"):
         return False, "arch"
     if keys == "no" or view.text("os.loader.secure") == "no":
@@ -82,6 +84,16 @@ def _secure_boot(view: View) -> tuple[bool, str | None]:
     if keys == "yes":
         return True, None
     return asked, "keys-assumed" if asked else "keys-unknown"
+
+
+def _choosable(view: View) -> bool:
+    """Whether a build with Secure Boot is among those that the source's libvirt chooses from.
+
+    They are for q35 machines and need system management mode (src/qemu/qemu_firmware.c qemuFirmwareMatchDomain).
+    """
+    managed = view.text("features.smm.state") != "off" and view.text("os.loader.secure") != "no"
+    board = view.text("os.type.arch") == "x86_64" and "q35" in view.text("os.type.machine")
+    return managed and board and view.text("os.firmware") == "efi"
 
 
 def _keys(build: str, template: str) -> str:

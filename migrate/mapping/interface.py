@@ -275,14 +275,28 @@ def _kept(node: Node, context: Context) -> str:
 
 
 def vlan(view: View, context: Context) -> Iterator[Sign]:
-    """All tags together. A network that the site file gives for just these tags has them."""
-    tags = ", ".join(leaf.value for leaf in view.every("vlan.tag.id"))
-    if context.site.network_is_for("vlan", *names(view.node, context)):
-        found = _chosen(view.node, context)
-        chosen = found.multus if found and found.multus else "the pod network"
-        yield default(view.owned, f"The site file chooses {chosen} for VLAN {tags}, and that network tags the packets.")
-    else:
-        yield flag(view.owned, "lost", f"tag {tags}" if tags else None)
+    """All tags together. A network that the site file gives for just these tags has them.
+
+    Its key does not tell whether the guest's packets carry one tag themselves, and which of several they need not.
+    """
+    tags = [leaf.value for leaf in view.every("vlan.tag.id")]
+    if not context.site.network_is_for("vlan", *names(view.node, context)):
+        yield flag(view.owned, "lost", f"tag {', '.join(tags)}" if tags else None)
+        return
+    trunk = [leaf for leaf in view.owned if leaf.attribute == "nativeMode" or (_trunk(leaf) and len(tags) == 1)]
+    found = _chosen(view.node, context)
+    chosen = found.multus if found and found.multus else "the pod network"
+    if trunk:
+        yield flag(trunk, "trunk", described(trunk, view.node.path))
+    rest = [leaf for leaf in view.owned if leaf not in trunk]
+    yield default(
+        rest, f"The site file chooses {chosen} for VLAN {', '.join(tags)}, and that network tags the packets."
+    )
+
+
+def _trunk(leaf: Leaf) -> bool:
+    """Whether it makes a trunk of one tag; of several libvirt makes one without (netdev_vlan_conf.c)."""
+    return leaf.attribute == "trunk" and leaf.value.lower() != "no"
 
 
 def portgroup(view: View, context: Context) -> Iterator[Sign]:

@@ -59,13 +59,14 @@ def quantity(amount: int) -> str:
 def total(view: View) -> int:
     """The guest's RAM in KiB: what libvirt boots it with and the modules plugged in, without what is no RAM.
 
-    ValueError says what is wrong with an amount.
+    Where NUMA cells have memory they and the modules are all of it, whatever `<memory>` says (domain_postparse.c
+    virDomainDefPostParseMemory). ValueError says what is wrong with an amount.
     """
     amount = kib(view.text("/memory", "0"), view.text("/memory.unit"))
     modules = [_module(view, leaf) for leaf in view.every("/devices.memory.model")]
-    if not amount:
-        amount = sum(kib(leaf.value, view.others(leaf, "unit")) for leaf in view.every("/cpu.numa.cell.memory"))
-        amount += sum(size for size, _ in modules)
+    cells = sum(kib(leaf.value, view.others(leaf, "unit")) for leaf in view.every("/cpu.numa.cell.memory"))
+    if cells or not amount:
+        amount = cells + sum(size for size, _ in modules)
     amount -= sum(unused for _, unused in modules)
     if amount <= 0:
         raise ValueError("the guest has no memory")

@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migrate.mapping.paths import printable
-from migrate.mapping.signs import Context, Sign, View, flag, write
+from migrate.mapping.signs import Context, Sign, View, default, flag, write
 
 # Bits of policies: of SEV and SEV-SNP (AMD's API specifications), and of the attributes of a TDX guest (Intel's).
 NO_DEBUG = 1
 ENCRYPTED_STATE = 4
 SNP_DEBUG = 1 << 19
 TDX_DEBUG = 1
+
+
+def key_wrap(view: View, context: Context) -> Iterator[Sign]:
+    """Whether the guest may wrap keys for a cipher, which KubeVirt leaves to the machine: it has both on."""
+    state = view.text("state")
+    if state == "on":
+        yield default(view.owned, "s390-ccw-virtio has both ciphers on (QEMU hw/s390x/s390-virtio-ccw.c).")
+    else:
+        yield flag(view.owned, "off" if state == "off" else "unknown", view.text("name"))
 
 
 def launch(view: View, context: Context) -> Iterator[Sign]:
@@ -55,8 +64,8 @@ def _debugged(kind: str, policy: int) -> bool:
 
 
 def _number(text: str) -> int:
-    """A policy as libvirt reads it, decimal or with 0x; 0 for what is none."""
+    """A policy as libvirt reads it, hexadecimal with or without 0x (virDomainSEVDefParseXML); 0 for what is none."""
     try:
-        return int(text, 0)
+        return int(text, 16)
     except ValueError:
         return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from migrate.mapping.paths import Node
 from migrate.mapping.signs import Context, Sign, View, default, flag, write
 
 # pkg/virt-api/webhooks/amd64.go, arm64.go, s390x.go
@@ -28,8 +29,15 @@ def usual(context: Context) -> str:
 
 
 def gate(view: View, context: Context) -> str | None:
-    """Lets the first adapter through."""
-    return "further" if view.node.index else None
+    """Lets the primary adapter through."""
+    return None if view.node is context.once(_primary) else "further"
+
+
+def _primary(context: Context) -> Node:
+    """The adapter that says so, else the first; libvirt puts it first (domain_conf.c virDomainDefParseXML)."""
+    nodes = context.document.nodes["devices.video"]
+    named = (node for node in nodes if context.document.text(f"{node.path}.model.primary") == "yes")
+    return next(named, nodes[0])
 
 
 def model(view: View, context: Context) -> Iterator[Sign]:

@@ -17,6 +17,16 @@ from migrate.mapping import paths
 from migrate.mapping.paths import Document
 
 FILE = ("mappings", "vocabulary", "libvirt.txt")
+NIC_MODEL = "devices.interface.model.type"
+# The models of network cards that libvirt knows in any case of letters (domain_conf.c virDomainNetSetModelString).
+NIC_MODELS = {
+    name.lower(): name
+    for name in (
+        *("netfront", "rtl8139", "virtio", "e1000", "e1000e", "igb", "virtio-transitional", "virtio-non-transitional"),
+        *("usb-net", "spapr-vlan", "lan9118", "scm91c111", "vlance", "vmxnet", "vmxnet2", "vmxnet3"),
+        *("Am79C970A", "Am79C973", "82540EM", "82545EM", "82543GC"),
+    )
+}
 
 
 class Leaf(NamedTuple):
@@ -73,5 +83,8 @@ def load() -> LibvirtVocabulary:
 
 
 def read(root: etree._Element) -> Document:
-    """The leaves below a `<domain>` element, told apart as libvirt does."""
-    return paths.read(root, load().repeatable, load().single)
+    """The leaves below a `<domain>` element, told apart and spelled as libvirt does."""
+    document = paths.read(root, load().repeatable, load().single)
+    for leaf in document.by_pattern.get(NIC_MODEL, ()):
+        leaf.value = NIC_MODELS.get(leaf.value.lower(), leaf.value)
+    return document

@@ -43,6 +43,7 @@ SITE = sites.checked(
 # What libvirt takes where the leaf is left out and no other leaf decides it; `_number` makes 0x00 a 0.
 LEFT_OUT = {
     "*.unit": "KiB",
+    "memory.unit": "the cells",
     "cpu.topology.dies": "1",
     "cpu.topology.clusters": "1",
     "devices.disk.blockio.logical_block_size": "512",
@@ -107,8 +108,8 @@ def _same(leaf: Leaf, document: Document) -> str:
     if pattern.endswith((".model", ".model.type")) and re.search("q35|virt", document.text("os.type.machine")):
         # On PCI Express virtio devices speak virtio 1.0 only.
         return value.replace("virtio-non-transitional", "virtio")
-    if pattern == "memory" and "cpu.numa.cell" in document.nodes:
-        return "the cells"  # qemuDomainDefNumaPostParse: NUMA cells add up to the memory.
+    if pattern in ("memory", "memory.unit") and "cpu.numa.cell" in document.nodes:
+        return "the cells"  # virDomainDefPostParseMemory: NUMA cells add up to the memory.
     if pattern == "devices.disk.transient.shareBacking":
         return "transient"  # Whether others may read the image below; the guest's writes are thrown away.
     if pattern == "devices.disk.driver.iothread":
