@@ -18,6 +18,8 @@ UNLIMITED_KIB = 2**53 - 1
 MIB, GIB = 1024, 1024 * 1024
 # KubeVirt's pkg/liveupdate/memory: what hot-plug needs, in KiB.
 BLOCK, BLOCK_OF_1GI_PAGES, LEAST = 2 * MIB, GIB, GIB
+# libvirt starts a guest with whole steps of these sizes (qemu_domain.c qemuDomainAlignMemorySizes).
+STEP, MODULE_STEP = MIB, 2 * MIB
 # Memory devices that the guest does not use as RAM.
 NO_RAM = ("nvdimm", "virtio-pmem", "sgx-epc")
 X86 = ("x86_64", "i686")
@@ -59,17 +61,22 @@ def quantity(amount: int) -> str:
 def total(view: View) -> int:
     """The guest's RAM in KiB: what libvirt boots it with and the modules plugged in, without what is no RAM.
 
-    ValueError says what is wrong with an amount.
+    NUMA cells count before <memory>, as when libvirt starts a guest. ValueError says what is wrong with an amount.
     """
-    amount = kib(view.text("/memory", "0"), view.text("/memory.unit"))
+    whole = kib(view.text("/memory", "0"), view.text("/memory.unit"))
     modules = [_module(view, leaf) for leaf in view.every("/devices.memory.model")]
-    if not amount:
-        amount = sum(kib(leaf.value, view.others(leaf, "unit")) for leaf in view.every("/cpu.numa.cell.memory"))
-        amount += sum(size for size, _ in modules)
-    amount -= sum(unused for _, unused in modules)
+    cells = [kib(leaf.value, view.others(leaf, "unit")) for leaf in view.every("/cpu.numa.cell.memory")]
+    booted = max(whole - sum(size for size, _ in modules), 0)
+    amount = sum(_up(cell, STEP) for cell in cells) or _up(booted, STEP)
+    amount += sum(_up(size, MODULE_STEP) - unused for size, unused in modules)
     if amount <= 0:
         raise ValueError("the guest has no memory")
     return amount
+
+
+def _up(amount: int, step: int) -> int:
+    """An amount in whole steps, rounded up."""
+    return -(-amount // step) * step
 
 
 def _module(view: View, model: Leaf) -> tuple[int, int]:
@@ -78,7 +85,7 @@ def _module(view: View, model: Leaf) -> tuple[int, int]:
         kib(view.others(model, f"target.{name}") or "0", view.others(model, f"target.{name}.unit"))
         for name in ("size", "requested")
     )
-    unused = size if model.value in NO_RAM else size - requested if model.value == "virtio-mem" else 0
+    unused = _up(size, MODULE_STEP) if model.value in NO_RAM else size - requested if model.value == "virtio-mem" else 0
     return size, unused
 
 

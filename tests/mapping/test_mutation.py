@@ -107,8 +107,9 @@ def _same(leaf: Leaf, document: Document) -> str:
     if pattern.endswith((".model", ".model.type")) and re.search("q35|virt", document.text("os.type.machine")):
         # On PCI Express virtio devices speak virtio 1.0 only.
         return value.replace("virtio-non-transitional", "virtio")
-    if pattern == "memory" and "cpu.numa.cell" in document.nodes:
-        return "the cells"  # qemuDomainDefNumaPostParse: NUMA cells add up to the memory.
+    if pattern in ("memory", "memory.unit") and "cpu.numa.cell" in document.nodes:
+        # qemuDomainDefNumaPostParse: NUMA cells add up to the memory.
+        return "the cells" if pattern == "memory" else "KiB"
     if pattern == "devices.disk.transient.shareBacking":
         return "transient"  # Whether others may read the image below; the guest's writes are thrown away.
     if pattern == "devices.disk.driver.iothread":
