@@ -14,11 +14,16 @@ from migrate.model import VM, BlockJob, Disk, Severity
 
 DEVICE = re.compile(r"(devices\.[^.\[]+|cpu\.feature)(\[\d+\])?")
 CPU = ("cpu.mode", "cpu.model")
+CLOCK = ("clock.offset", "clock.adjustment", "clock.basis")
 INDEX = re.compile(r"\[\d+\]")
+# libvirt rounds amounts of memory up to whole MiB when it starts a guest: qemu_domain.c qemuDomainAlignMemorySizes.
+AMOUNT = re.compile(r"\b(memory|currentMemory|maxMemory)=(\d+)")
 # What libvirt fills in for a running guest, whatever the definition says.
 FILLED_IN = re.compile(r"cpu(\.(vendor|check|match|model\.|maxphysaddr).*)?|seclabel.*|resource.*")
-# Features that libvirt takes out of a running guest's CPU: qemu_capabilities.c virQEMUCapsCPUFilterFeatures.
-TAKEN_OUT = ("cmt", "mbm_total", "mbm_local", "osxsave", "ospke")
+# Features that libvirt takes out of a running guest's CPU: qemu_capabilities.c virQEMUCapsCPUFilterFeatures, and what
+# QEMU has no name for where it is disabled: qemu_process.c qemuProcessDropUnknownCPUFeatures.
+TAKEN_OUT = ("cmt", "mbm_total", "mbm_local", "osxsave", "ospke", "pconfig", "cvt16")
+QUARTER = 900  # seconds; the zones of the world are apart by whole quarters of an hour
 SHOWN = 3
 
 
@@ -126,15 +131,38 @@ def _filled_in(one: Difference, said: dict[str, str], now: dict[str, str]) -> bo
     """Whether libvirt makes a difference by itself when it starts the guest; values by leaf, defined and running."""
     bare, element = INDEX.sub("", one.leaf), one.leaf.rpartition(".")[0]
     if bare in CPU:
-        resolved = said.get("cpu.mode") == "host-model" and now.get("cpu.mode") == "custom"
+        chosen = said.get("cpu.mode") == "host-model" or said.get("cpu.match") == "minimum"
+        resolved = chosen and now.get("cpu.mode") == "custom"
         return resolved or [said.get(leaf) for leaf in CPU] == [now.get(leaf) for leaf in CPU]
     if bare.startswith("cpu.feature."):
         optional = said.get(f"{element}.policy") == "optional" or said.get(f"{element}.name") in TAKEN_OUT
         return not one.then or optional
+    if bare.startswith("currentMemory"):
+        # Until the guest's balloon driver is there it has all of its memory.
+        return not one.now
+    if bare in CLOCK:
+        return _local_time(said, now)
+    if bare == "devices.disk.target.tray":
+        # Every guest starts with its trays closed: qemu_process.c takes the trays from QEMU, and none to it.
+        return not one.now
     if bare == "devices.interface.source.mode":
         # How a network is reached.
         return now.get(f"{element.rpartition('.')[0]}.type") == "network"
     return FILLED_IN.fullmatch(bare) is not None
+
+
+def _local_time(said: dict[str, str], now: dict[str, str]) -> bool:
+    """Whether libvirt only counts a clock from UTC that the definition counts from local time.
+
+    It does so when it starts a guest: qemu_command.c qemuBuildClockArgStr.
+    """
+    if said.get("clock.basis") != "localtime" or now.get("clock.basis") != "utc":
+        return False
+    try:
+        apart = int(now.get("clock.adjustment", "0")) - int(said.get("clock.adjustment", "0"))
+    except ValueError:
+        return False
+    return apart % QUARTER == 0
 
 
 def _images(disks: Sequence[Disk], running: Sequence[Disk], said: dict[str, str]) -> Iterator[Difference]:
@@ -194,7 +222,7 @@ def _flags(book: Ledger, live: Ledger) -> Iterator[Difference]:
             )
             for entry in each.entries
             for item in entry.findings
-            for value in [item.value or ""]
+            for value in [AMOUNT.sub(_whole_mib, item.value or "")]
         ]
 
     for each, other, words in ((live, book, ("so", "")), (book, live, ("", "so"))):
@@ -204,3 +232,7 @@ def _flags(book: Ledger, live: Ledger) -> Iterator[Difference]:
                 left[key] -= 1
             else:
                 yield Difference(path, value, key[0], *words)
+
+
+def _whole_mib(amount: re.Match[str]) -> str:
+    return f"{amount[1]}={-(-int(amount[2]) // 1024) * 1024}"

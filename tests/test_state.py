@@ -140,6 +140,12 @@ VMX = "<feature policy='{}' name='vmx'/>"
             MODEL.format("custom", "Haswell", ""),
             None,
         ),
+        (
+            MODEL.format("custom", "Icelake-Server", VMX.format("disable").replace("vmx", "pconfig")),
+            MODEL.format("custom", "Icelake-Server", ""),
+            None,
+        ),
+        ("<cpu mode='custom' match='minimum'><model>Nehalem</model></cpu>", MODEL.format("custom", "EPYC", ""), None),
         ("<cpu mode='host-model'/>", MODEL.format("custom", "Haswell", VMX.format("require")), None),
         ("", MODEL.format("custom", "qemu64", ""), None),
     ],
@@ -148,6 +154,59 @@ def test_bug_a_cpu_that_the_running_guest_alone_has_went_unsaid(defined: str, ru
     found = differing(domain(cpu=defined), domain(cpu=running))
     assert len(found) == (said is not None)
     assert all(said in finding.because for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("defined", "running", "said"),
+    [
+        ("<memory>{}</memory>", ("219100", "219136"), None),
+        ("<memory>{}</memory>", ("219100", "220160"), "domain.memory.guest: 215Mi now, 214Mi then"),
+        ("<memory>4194304</memory><maxMemory slots='2'>{}</maxMemory>", ("8000001", "8000512"), None),
+        (
+            "<memory>2097152</memory><cpu><numa><cell id='0' cpus='0' memory='1048576'/>"
+            "<cell id='1' cpus='1' memory='{}'/></numa></cpu>",
+            ("1048001", "1048576"),
+            None,
+        ),
+        ("<memory>2097152</memory><currentMemory unit='KiB'>{}</currentMemory>", ("1048001", "1048004"), None),
+        ("<memory>2097152</memory><currentMemory unit='KiB'>{}</currentMemory>", ("1048576", "2097152"), None),
+        (
+            "<memory>2097152</memory><currentMemory unit='KiB'>{}</currentMemory>",
+            ("2097152", "1048576"),
+            "so now, nothing then",
+        ),
+        (
+            "<memory>4096</memory><clock offset='variable' {}/>",
+            ("basis='localtime' adjustment='5'", "basis='utc' adjustment='19805'"),
+            None,
+        ),
+        (
+            "<memory>4096</memory><clock offset='variable' {}/>",
+            ("basis='localtime' adjustment='5'", "basis='utc' adjustment='19806'"),
+            "offsetSeconds: 19806 now",
+        ),
+        (
+            "<memory>4096</memory><devices><disk device='cdrom'><target dev='hda' bus='sata' {}/></disk></devices>",
+            ("tray='open'", ""),
+            None,
+        ),
+        (
+            "<memory>4096</memory><devices><disk device='cdrom'><target dev='hda' bus='sata' {}/></disk></devices>",
+            ("", "tray='open'"),
+            "cdrom.tray: open now, nothing then",
+        ),
+    ],
+)
+def test_bug_what_libvirt_made_of_a_value_at_the_start_was_a_difference(
+    defined: str, running: tuple[str, str], said: str | None
+) -> None:
+    bare = (
+        "<domain type='kvm'><name>web</name><uuid>8f2a6a3e-6a0a-4c4b-9d1e-2f2a6c1b7d10</uuid><vcpu>2</vcpu>{}</domain>"
+    )
+    xml, live = (bare.format(defined.format(value)).encode() for value in running)
+    site = sites.checked({"timezone": "Asia/Kolkata"}, "site")
+    found = differing(xml, live, site)
+    assert [said in finding.because for finding in found] == [True] * (said is not None)
 
 
 def test_a_direct_interface_of_another_mode_is_a_difference() -> None:
