@@ -7,10 +7,14 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from migrate.mapping.ledger import Ledger
 from migrate.mapping.paths import printable
 from migrate.model import VM, BlockJob, Disk, Severity
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element
 
 DEVICE = re.compile(r"(devices\.[^.\[]+|cpu\.feature)(\[\d+\])?")
 CPU = ("cpu.mode", "cpu.model")
@@ -24,6 +28,8 @@ FILLED_IN = re.compile(r"cpu(\.(vendor|check|match|model\.|maxphysaddr).*)?|secl
 # QEMU has no name for where it is disabled: qemu_process.c qemuProcessDropUnknownCPUFeatures.
 TAKEN_OUT = ("cmt", "mbm_total", "mbm_local", "osxsave", "ospke", "pconfig", "cvt16")
 QUARTER = 900  # seconds; the zones of the world are apart by whole quarters of an hour
+# What an interface has of its network.
+ADDED = ("vlan", "virtualport", "bandwidth", "port")
 SHOWN = 3
 
 
@@ -145,10 +151,36 @@ def _filled_in(one: Difference, said: dict[str, str], now: dict[str, str]) -> bo
     if bare == "devices.disk.target.tray":
         # Every guest starts with its trays closed: qemu_process.c takes the trays from QEMU, and none to it.
         return not one.now
-    if bare == "devices.interface.source.mode":
-        # How a network is reached.
-        return now.get(f"{element.rpartition('.')[0]}.type") == "network"
     return FILLED_IN.fullmatch(bare) is not None
+
+
+def name_networks(running: _Element, defined: _Element) -> None:
+    """Puts the network into each interface of a running domain that its definition has it on.
+
+    libvirt shows in its place how the network is reached and what the network adds: domain_conf.c
+    virDomainActualNetDefContentsFormat. Interfaces are the same by their MAC address.
+    """
+    by_mac = {_mac(interface): interface for interface in defined.iterfind("devices/interface")}
+    for interface in running.iterfind("devices/interface"):
+        source, same = interface.find("source"), by_mac.get(_mac(interface))
+        # One that is handed a network card has lost the network's name.
+        card = same is not None and (same.get("type"), interface.get("type")) == ("network", "hostdev")
+        if source is None or not (card or source.get("network")):
+            continue
+        interface.set("type", "network")
+        network = same.find("source") if same is not None and card else source
+        known = {name: network.get(name) for name in ("network", "portgroup")} if network is not None else {}
+        source.clear()
+        source.attrib.update({name: value for name, value in known.items() if value is not None})
+        added = (*ADDED, "driver") if card else ADDED
+        for part in [part for part in interface if part.tag in added and same is not None]:
+            if same.find(part.tag) is None:
+                interface.remove(part)
+
+
+def _mac(interface: _Element) -> str | None:
+    address = interface.find("mac")
+    return None if address is None else address.get("address")
 
 
 def _local_time(said: dict[str, str], now: dict[str, str]) -> bool:
