@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from migrate.mapping.ledger import Ledger
+from migrate.mapping.ledger import Ledger, Write
 from migrate.mapping.paths import printable
 from migrate.model import VM, BlockJob, Disk, Severity
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from lxml.etree import _Element
 
 DEVICE = re.compile(r"(devices\.[^.\[]+|cpu\.feature)(\[\d+\])?")
+NAMES = {"devices.disk": "target.dev", "devices.interface": "mac.address"}
+INTERFACE = re.compile(r"(domain\.devices\.interfaces|networks)\[")
+MAC = "domain.devices.interfaces.macAddress"
 CPU = ("cpu.mode", "cpu.model")
 CLOCK = ("clock.offset", "clock.adjustment", "clock.basis")
 INDEX = re.compile(r"\[\d+\]")
@@ -103,13 +107,17 @@ def _ends(job: BlockJob, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A write or flag that only one has, or that both have with other values; `what` is the target path or finding."""
+    """A write or flag that only one has, or that both have with other values; `what` is the target path or finding.
+
+    `extra` tells that the leaf is one of the running guest alone.
+    """
 
     leaf: str
     value: str
     what: str
     now: str
     then: str
+    extra: bool = False
 
 
 def differences(
@@ -120,17 +128,45 @@ def differences(
     `disks` are those of the definition, `running` those of the guest.
     """
     said, now = ({entry.path: entry.value for entry in each.entries} for each in (book, live))
+    same = _same_devices(said, now)
     found: dict[str, list[Difference]] = {}
-    for one in (*_images(disks, running, said), *_writes(book, live), *_flags(book, live)):
-        if _filled_in(one, said, now):
-            continue
-        device = DEVICE.match(one.leaf)
-        found.setdefault(device[0] if device else one.leaf, []).append(one)
+    for one in (*_images(disks, running, said), *_writes(book, live), *_flags(book, live, same)):
+        if not _filled_in(one, said, now):
+            found.setdefault(_place(one, same), []).append(one)
     for where, rows in found.items():
         shown = [f"{one.what}: {one.now or 'nothing'} now, {one.then or 'nothing'} then" for one in rows[:SHOWN]]
         more = [f"{len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
         because = f"{LIVE} {where} ({printable('; '.join((*shown, *more)), 500)})."
         yield Remark("live-differs", "warning", because, LIVE_REMEDY, None, rows[0].leaf, rows[0].value)
+
+
+def _place(one: Difference, same: dict[str, str]) -> str:
+    """What a difference is in: a device, a CPU feature or a leaf of the definition, or a device of the guest alone."""
+    device = DEVICE.match(one.leaf)
+    if device and one.extra:
+        return same.get(device[0], f"{device[0]} of the running guest")
+    return device[0] if device else one.leaf
+
+
+def _same_devices(said: dict[str, str], now: dict[str, str]) -> dict[str, str]:
+    """The path in the definition of each device that the running guest has of it, by the path there.
+
+    `said` and `now` are values by leaf, defined and running.
+    """
+    by_name = {name: path for path, name in _named(said).items()}
+    return {path: by_name[name] for path, name in _named(now).items() if name in by_name}
+
+
+def _named(values: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    """What a device is known by: a leaf of NAMES, else its place on the guest's buses, else its position."""
+    found: dict[str, list[str]] = {}
+    for path, value in values.items():
+        if device := DEVICE.match(path):
+            kind, leaf = INDEX.sub("", device[0]), path[len(device[0]) + 1 :]
+            said = found.setdefault(device[0], [kind])
+            if leaf == NAMES[kind] if kind in NAMES else leaf.startswith("address."):
+                said.append(value)
+    return {path: tuple(said) if len(said) > 1 else (path,) for path, said in found.items()}
 
 
 def _filled_in(one: Difference, said: dict[str, str], now: dict[str, str]) -> bool:
@@ -230,40 +266,91 @@ LIVE_REMEDY = "Where the guest needs it make the change in the definition too (v
 def _writes(book: Ledger, live: Ledger) -> Iterator[Difference]:
     """Of each target path with another value: the leaf of the definition that it comes from, else of the guest."""
     values = [{entry.path: entry.value for entry in each.entries} for each in (book, live)]
-    for path in dict.fromkeys((*live.writes, *book.writes)):
-        now, then = live.writes.get(path), book.writes.get(path)
+    running = _known_interfaces(book, live)
+    for path in dict.fromkeys((*running, *book.writes)):
+        now, then = running.get(path), book.writes.get(path)
         made = then or now
-        if made and made.leaf and (now is None or then is None or now.value != then.value):
+        same = now and then and (now.value == then.value or path.endswith("].name"))
+        if made and made.leaf and not same:
             leaf = made.leaf
             said = (str(write.value) if write else "" for write in (now, then))
-            yield Difference(leaf, values[then is None][leaf], path, *said)
+            yield Difference(leaf, values[then is None][leaf], path, *said, extra=then is None)
 
 
-def _flags(book: Ledger, live: Ledger) -> Iterator[Difference]:
-    """Each finding of a leaf that one has and the other has not.
+def _known_interfaces(book: Ledger, live: Ledger) -> dict[str, Write]:
+    """The writes of the running guest, with the definition's name for each interface of the same MAC address.
+
+    An interface is named by its position, which another's plugging or unplugging changes.
+    """
+    known = {write.value: write.key for write in book.writes.every(MAC)}
+    names = {write.key: known.get(write.value, "") for write in live.writes.every(MAC)}
+    if all(name in ("", key) for key, name in names.items()):
+        return live.writes
+    taken = set(names.values())
+    for write in live.writes.every(MAC):
+        names[write.key] = names[write.key] or (write.value if write.key in taken else write.key)
+    renamed = {}
+    for path, write in live.writes.items():
+        name = names.get(write.key) if INTERFACE.match(path) else None
+        renamed[path.replace(f"[{write.key}]", f"[{name}]", 1) if name else path] = write
+    return renamed
+
+
+def _flags(book: Ledger, live: Ledger, same: dict[str, str]) -> Iterator[Difference]:
+    """Each finding of a leaf that one has and the other has not; `same` are devices of both, running and defined.
 
     A gate's finding is of a whole device, with what libvirt fills in for a running guest, so its reason tells it apart.
     """
 
-    def findings(each: Ledger) -> list[tuple[tuple[str, str, str], str, str]]:
-        return [
-            (
-                (item.id, INDEX.sub("", entry.path), item.because if item.rule in each.gates else value),
-                entry.path,
-                value,
-            )
-            for entry in each.entries
-            for item in entry.findings
-            for value in [AMOUNT.sub(_whole_mib, item.value or "")]
-        ]
+    def findings(each: Ledger) -> Iterator[Flag]:
+        for entry in each.entries:
+            for item in entry.findings:
+                for path, value in _of_each(entry.path, AMOUNT.sub(_whole_mib, item.value or "")):
+                    device = DEVICE.match(path)
+                    place = same.get(device[0], device[0]) if device and each is live else device and device[0]
+                    said = item.because if item.rule in each.gates else INDEX.sub("", value)
+                    yield Flag(place or "", (item.id, INDEX.sub("", path), said), path, value)
 
-    for each, other, words in ((live, book, ("so", "")), (book, live, ("", "so"))):
-        left = Counter(key for key, _, _ in findings(other))
-        for key, path, value in findings(each):
-            if left[key]:
-                left[key] -= 1
-            else:
-                yield Difference(path, value, key[0], *words)
+    running, defined = list(findings(live)), list(findings(book))
+    for key in (attrgetter("place", "key"), attrgetter("key")):
+        running, defined = _without(running, defined, key), _without(defined, running, key)
+    for flag in running:
+        yield Difference(flag.path, flag.value, flag.key[0], "so", "", extra=True)
+    for flag in defined:
+        yield Difference(flag.path, flag.value, flag.key[0], "", "so")
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A finding of a leaf: the device in the definition, what it is known by, and the leaf with its value."""
+
+    place: str
+    key: tuple[str, str, str]
+    path: str
+    value: str
+
+
+def _without(flags: list[Flag], others: list[Flag], key: Callable[[Flag], object]) -> list[Flag]:
+    """The flags that others do not have by a key, each of them counted once."""
+    left = Counter(map(key, others))
+    kept = []
+    for flag in flags:
+        if left[key(flag)]:
+            left[key(flag)] -= 1
+        else:
+            kept.append(flag)
+    return kept
+
+
+def _of_each(path: str, value: str) -> Iterator[tuple[str, str]]:
+    """A finding of several devices taken apart: the first leaf of each device, and what is said of it."""
+    parts = value.split(", ") if value.startswith("devices.") else [value]
+    said: dict[str, list[str]] = {}
+    for part in parts:
+        device = DEVICE.match(part)
+        said.setdefault(device[0] if device else path, []).append(part)
+    for place, of_it in said.items():
+        yield path if place == path else of_it[0].partition("=")[0], ", ".join(of_it)
 
 
 def _whole_mib(amount: re.Match[str]) -> str:

@@ -103,6 +103,72 @@ def test_a_device_more_or_less_is_one_finding() -> None:
     assert more.because != less.because
 
 
+def nic(last: int, more: str = "", source: str = "network='lan'", kind: str = "network") -> str:
+    return (
+        f"<interface type='{kind}'><mac address='52:54:00:11:22:0{last}'/><source {source}/>{more}"
+        "<model type='virtio'/></interface>"
+    )
+
+
+ACTUAL = "network='lan' portid='8f2a6a3e-6a0a-4c4b-9d1e-2f2a6c1b7d10' {}"
+VLAN = "<vlan><tag id='42'/></vlan><bandwidth><inbound average='1000'/></bandwidth>"
+
+
+@pytest.mark.parametrize(
+    ("defined", "running"),
+    [
+        (nic(1), nic(1, source=ACTUAL.format("bridge='br0'"), kind="bridge")),
+        (nic(1), nic(1, source=ACTUAL.format("dev='eth1' mode='private'"), kind="direct")),
+        (nic(1), nic(1, VLAN, ACTUAL.format("bridge='br0'"), "bridge")),
+        (
+            nic(1),
+            nic(1, kind="hostdev").replace(
+                "<source network='lan'/>",
+                "<driver name='vfio'/><source><address type='pci' domain='0' bus='3' slot='1' function='0'/></source>"
+                "<vlan><tag id='42'/></vlan>",
+            ),
+        ),
+    ],
+)
+def test_bug_how_a_network_is_reached_was_a_difference(defined: str, running: str) -> None:
+    site = sites.checked({"networks": {"network:lan": {"multus": "lan"}, "bridge:br0": {"multus": "other"}}}, "site")
+    assert not differing(domain(devices=defined), domain(devices=running), site)
+    (finding,) = differing(domain(devices=defined), domain(devices=nic(1, source="bridge='br0'", kind="bridge")), site)
+    assert "networkName: other now, lan then" in finding.because
+
+
+def test_bug_an_interface_that_was_unplugged_gave_its_address_to_the_next() -> None:
+    site = sites.checked({"networks": {"default": {"multus": "lan"}}}, "site")
+    three = domain(devices=nic(1) + nic(2) + nic(3))
+    (finding,) = differing(three, domain(devices=nic(2) + nic(3)), site)
+    assert finding.path == "devices.interface[0].type"
+    assert "in devices.interface[0] (domain.devices.interfaces[interface-0].name: nothing now" in finding.because
+    first, other = differing(three, domain(devices=nic(2) + nic(5) + nic(3)), site)
+    assert "in devices.interface[1] of the running guest (domain.devices.interfaces[52:54:00:11:22:05]" in first.because
+    assert "in devices.interface[0] (" in other.because
+
+
+def test_bug_a_device_was_named_by_its_position_in_the_other_domain() -> None:
+    disk = "<disk><source file='/d/{0}'/><target dev='vd{0}' bus='virtio'/>{1}</disk>"
+    first, last, slow = disk.format("a", ""), disk.format("c", ""), "<iotune><read_iops_sec>9</read_iops_sec></iotune>"
+    plugged = domain(devices=first + disk.format("b", "") + disk.format("c", slow))
+    disks = [Disk(f"vd{name}", path=f"/d/{name}", format="raw", capacity=1 << 30) for name in "ac"]
+    record = vm(xml=domain(devices=first + last), live=plugged, has_live=True, disks=disks)
+    plan = pipeline.translate(record, all_rules.load(), target("1.9"), Site())
+    new, changed = (finding for finding in plan.findings if finding.id == "state/live-differs")
+    assert "in devices.disk[1] of the running guest (volumes[vdb].name" in new.because
+    assert "in devices.disk[1] (disk-limits/lost: so now, nothing then)" in changed.because
+
+
+def test_bug_a_finding_of_all_devices_changed_with_a_plugged_one() -> None:
+    there = "<{0} model='virtio'>{1}<address type='pci' domain='0' bus='0' slot='{2}' function='0'/></{0}>"
+    rng = there.format("rng", "<backend model='random'/>", 3)
+    balloon = there.format("memballoon", "", 4)
+    (finding,) = differing(domain(devices=balloon), domain(devices=balloon + rng))
+    assert finding.path.startswith("devices.rng")
+    assert "device-address/moved: so now, nothing then" in finding.because
+
+
 def test_a_flag_that_only_the_running_guest_has_is_a_finding() -> None:
     (finding,) = differing(domain(), domain(devices="<shmem name='x'><size unit='M'>4</size></shmem>"))
     assert finding.path.startswith("devices.shmem")
