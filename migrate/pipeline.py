@@ -296,7 +296,7 @@ def _state(translation: Translation, book: ledger.Ledger, rules: Rules, context:
     remarks = list(state.remarks(vm))
     if vm.live:
         tree = parse(vm.live, vm.name)
-        state.name_networks(tree, context.document.root.element)
+        state.take_back(tree, context.document.root.element)
         document = vocabulary.read(tree)
         ledger.imply(document, rules)
         running = domains.disks(tree)

@@ -182,6 +182,9 @@ def _filled_in(one: Difference, said: dict[str, str], now: dict[str, str]) -> bo
     if bare.startswith("currentMemory"):
         # Until the guest's balloon driver is there it has all of its memory.
         return not one.now
+    if bare.startswith("devices.disk.mirror."):
+        # A block job, of which `remarks` speaks.
+        return True
     if bare in CLOCK:
         return _local_time(said, now)
     if bare == "devices.disk.target.tray":
@@ -190,7 +193,26 @@ def _filled_in(one: Difference, said: dict[str, str], now: dict[str, str]) -> bo
     return FILLED_IN.fullmatch(bare) is not None
 
 
-def name_networks(running: _Element, defined: _Element) -> None:
+def take_back(running: _Element, defined: _Element) -> None:
+    """Takes out of a running domain what libvirt finds out when it starts the guest and what rules would speak of."""
+    _name_networks(running, defined)
+    by_ids = {_ids(device) for device in defined.iterfind("devices/hostdev[@type='usb']") if _at(device) is None}
+    for device in running.iterfind("devices/hostdev[@type='usb']"):
+        # Where it found the device of a vendor and product: virhostdev.c virHostdevFindUSBDevice.
+        if (place := _at(device)) is not None and _ids(device) in by_ids:
+            device.find("source").remove(place)
+
+
+def _ids(device: _Element) -> tuple[str | None, ...]:
+    """Vendor and product of a USB device."""
+    return tuple(part.get("id") for part in device.iterfind("source/*") if part.tag in ("vendor", "product"))
+
+
+def _at(device: _Element) -> _Element | None:
+    return device.find("source/address")
+
+
+def _name_networks(running: _Element, defined: _Element) -> None:
     """Puts the network into each interface of a running domain that its definition has it on.
 
     libvirt shows in its place how the network is reached and what the network adds: domain_conf.c

@@ -137,6 +137,25 @@ def test_bug_how_a_network_is_reached_was_a_difference(defined: str, running: st
     assert "networkName: other now, lan then" in finding.because
 
 
+def test_bug_where_a_usb_device_was_found_was_a_difference() -> None:
+    usb = "<hostdev mode='subsystem' type='usb'><source><vendor id='0x1234'/><product id='0x{}'/>{}</source></hostdev>"
+    place = "<address bus='1' device='{}'/>"
+    site = sites.checked({"hostDevices": {"usb:*": "vendor.com/usb"}}, "site")
+    found = domain(devices=usb.format("beef", place.format(4)))
+    assert not differing(domain(devices=usb.format("beef", "")), found, site)
+    assert differing(domain(devices=usb.format("beef", place.format(3))), found, site)
+    assert differing(domain(devices=usb.format("dead", "")), found, site)
+
+
+def test_bug_a_block_job_was_a_difference_to_be_edited_away() -> None:
+    mirror = "<mirror type='file' job='copy'><source file='/d/b'/></mirror>"
+    disk = "<disk><source file='/d/a'/>{}<target dev='vda' bus='virtio'/></disk>"
+    record = vm(xml=domain(devices=disk.format("")), live=domain(devices=disk.format(mirror)), has_live=True)
+    record.jobs, record.disks = [BlockJob("vda", "copy")], [Disk("vda", path="/d/a", format="raw", capacity=1 << 30)]
+    plan = pipeline.translate(record, all_rules.load(), target("1.9"), Site())
+    assert [finding.id for finding in plan.findings if finding.id.startswith("state/")] == ["state/block-job"]
+
+
 def test_bug_an_interface_that_was_unplugged_gave_its_address_to_the_next() -> None:
     site = sites.checked({"networks": {"default": {"multus": "lan"}}}, "site")
     three = domain(devices=nic(1) + nic(2) + nic(3))
