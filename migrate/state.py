@@ -6,6 +6,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ FILLED_IN = re.compile(r"cpu(\.(vendor|check|match|model\.|maxphysaddr).*)?|secl
 # QEMU has no name for where it is disabled: qemu_process.c qemuProcessDropUnknownCPUFeatures.
 TAKEN_OUT = ("cmt", "mbm_total", "mbm_local", "osxsave", "ospke", "pconfig", "cvt16")
 QUARTER = 900  # seconds; the zones of the world are apart by whole quarters of an hour
+IMAGE = ("source", "driver", "backingStore")
 # What an interface has of its network.
 ADDED = ("vlan", "virtualport", "bandwidth", "port")
 SHOWN = 3
@@ -196,11 +198,27 @@ def _filled_in(one: Difference, said: dict[str, str], now: dict[str, str]) -> bo
 def take_back(running: _Element, defined: _Element) -> None:
     """Takes out of a running domain what libvirt finds out when it starts the guest and what rules would speak of."""
     _name_networks(running, defined)
+    _name_images(running, defined)
     by_ids = {_ids(device) for device in defined.iterfind("devices/hostdev[@type='usb']") if _at(device) is None}
     for device in running.iterfind("devices/hostdev[@type='usb']"):
         # Where it found the device of a vendor and product: virhostdev.c virHostdevFindUSBDevice.
         if (place := _at(device)) is not None and _ids(device) in by_ids:
             device.find("source").remove(place)
+
+
+def _name_images(running: _Element, defined: _Element) -> None:
+    """Puts the definition's image into each transient disk, whose guest writes to one that goes with it."""
+    transient = {_target(disk): disk for disk in defined.iterfind("devices/disk[transient]")}
+    for disk in running.iterfind("devices/disk[transient]"):
+        if (same := transient.get(_target(disk))) is not None:
+            named = {part.tag: part for part in same if part.tag in IMAGE}
+            kept = [part for part in disk if part.tag not in IMAGE or part.tag in named]
+            disk[:] = [deepcopy(named.get(part.tag, part)) for part in kept]
+
+
+def _target(disk: _Element) -> str | None:
+    target = disk.find("target")
+    return None if target is None else target.get("dev")
 
 
 def _ids(device: _Element) -> tuple[str | None, ...]:
@@ -256,14 +274,11 @@ def _local_time(said: dict[str, str], now: dict[str, str]) -> bool:
 
 
 def _images(disks: Sequence[Disk], running: Sequence[Disk], said: dict[str, str]) -> Iterator[Difference]:
-    """Which disks are other images in the running guest; values of the definition's leaves are in `said`.
-
-    A transient disk writes to an image that goes with the guest.
-    """
+    """Which disks are other images in the running guest; values of the definition's leaves are in `said`."""
     by_target = {disk.target: disk for disk in running}
     for position, disk in enumerate(disks):
         place, now = f"devices.disk[{position}]", by_target.get(disk.target)
-        if now and f"{place}.transient" not in said and not same_image(disk, now):
+        if now and not same_image(disk, now):
             leaves = (f"{place}.{name}" for name in ("source.file", "source.dev", "source.volume", "type"))
             leaf = next(leaf for leaf in leaves if leaf in said)
             yield Difference(leaf, said[leaf], "image", _image(now), _image(disk))

@@ -323,11 +323,31 @@ def test_bug_a_guest_that_writes_to_another_image_went_unsaid(now: tuple[str, ..
 
 
 def test_what_a_transient_disk_writes_to_is_no_difference() -> None:
-    defined = IMAGE.format("file", "qcow2", "file", "/d/a", "<transient/>")
-    record = vm(xml=domain(devices=defined), live=domain(devices=defined.replace("/d/a", "/d/a.TRANSIENT-web")))
-    record.disks = [Disk("vda", path="/d/a", format="qcow2", capacity=1 << 30)]
+    defined, running = (
+        IMAGE.format("file", format, "file", path, "<transient/>")
+        for format, path in (("raw", "/d/a"), ("qcow2", "/d/a.TRANSIENT-web"))
+    )
+    for capacity in (1 << 30, None):
+        record = vm(xml=domain(devices=defined), live=domain(devices=running))
+        record.disks = [Disk("vda", path="/d/a", format="raw", capacity=capacity)]
+        plan = pipeline.translate(record, all_rules.load(), target("1.9"), Site())
+        assert not [finding for finding in plan.findings if finding.id == "state/live-differs"]
+    record.live = domain(devices=running.replace("<transient/>", ""))
     plan = pipeline.translate(record, all_rules.load(), target("1.9"), Site())
-    assert not [finding for finding in plan.findings if finding.id == "state/live-differs"]
+    (finding,) = (finding for finding in plan.findings if finding.id == "state/live-differs")
+    assert "image: /d/a.TRANSIENT-web (qcow2) now, /d/a (raw) then" in finding.because
+
+
+def test_bug_a_virtio_mem_device_that_the_guest_had_not_filled_yet_was_ballooned_memory() -> None:
+    device = "<memory model='virtio-mem'><target><size>1048576</size><requested>524288</requested>{}</target></memory>"
+    bare = (
+        "<domain type='kvm'><name>web</name><uuid>8f2a6a3e-6a0a-4c4b-9d1e-2f2a6c1b7d10</uuid><vcpu>2</vcpu>"
+        "<memory>3145728</memory><currentMemory>{}</currentMemory><devices>{}</devices></domain>"
+    )
+    xml = bare.format(3145728, device.format("")).encode()
+    for now, ballooned in ((2097152, False), (1048576, True)):
+        live = bare.format(now, device.format("<current>0</current>")).encode()
+        assert bool(differing(xml, live)) == ballooned
 
 
 def test_bug_the_running_domain_kept_what_a_rule_of_the_user_hides(tmp_path: Path) -> None:

@@ -89,6 +89,16 @@ def _module(view: View, model: Leaf) -> tuple[int, int]:
     return size, unused
 
 
+def _coming(view: View) -> int:
+    """What the virtio-mem devices of a running guest are asked to hold and do not hold yet, in KiB."""
+    coming = 0
+    for model in view.every("/devices.memory.model"):
+        if held := view.others(model, "target.current"):
+            asked = kib(view.others(model, "target.requested") or "0", view.others(model, "target.requested.unit"))
+            coming += asked - kib(held, view.others(model, "target.current.unit"))
+    return coming
+
+
 def size(view: View, context: Context) -> Iterator[Sign]:
     """The memory that the guest starts with, and the most it can grow to."""
     if context.instancetype:
@@ -145,7 +155,8 @@ def current(view: View, context: Context) -> Iterator[Sign]:
         )
         return
     try:
-        now, all_of_it = kib(view.text("currentMemory"), view.text("currentMemory.unit")), total(view)
+        now = kib(view.text("currentMemory"), view.text("currentMemory.unit"))
+        all_of_it = total(view) - _coming(view)
     except ValueError as error:
         yield flag(view.owned, "unreadable", str(error))
         return
