@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from migrate.mapping.ledger import Ledger, Write
 from migrate.mapping.paths import printable
@@ -37,6 +37,7 @@ IMAGE = ("source", "driver", "backingStore")
 # What an interface has of its network.
 ADDED = ("vlan", "virtualport", "bandwidth", "port")
 SHOWN = 3
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +156,18 @@ def _same_devices(said: dict[str, str], now: dict[str, str]) -> dict[str, str]:
 
     `said` and `now` are values by leaf, defined and running.
     """
-    by_name = {name: path for path, name in _named(said).items()}
-    return {path: by_name[name] for path, name in _named(now).items() if name in by_name}
+    there, here = (_counted((name, path) for path, name in _named(each).items()) for each in (said, now))
+    return {path: there[name] for name, path in here.items() if name in there}
+
+
+def _counted(named: Iterable[tuple[Name, str]]) -> dict[tuple[Name, int], str]:
+    """What has a name, by the name and how many had it before."""
+    before: Counter[Name] = Counter()
+    found = {}
+    for name, what in named:
+        found[name, before[name]] = what
+        before[name] += 1
+    return found
 
 
 def _named(values: dict[str, str]) -> dict[str, tuple[str, ...]]:
@@ -319,13 +330,13 @@ def _known_interfaces(book: Ledger, live: Ledger) -> dict[str, Write]:
 
     An interface is named by its position, which another's plugging or unplugging changes.
     """
-    known = {write.value: write.key for write in book.writes.every(MAC)}
-    names = {write.key: known.get(write.value, "") for write in live.writes.every(MAC)}
+    there, here = (_counted((write.value, write.key) for write in each.writes.every(MAC)) for each in (book, live))
+    names = {key: there.get(address, "") for address, key in here.items()}
     if all(name in ("", key) for key, name in names.items()):
         return live.writes
     taken = set(names.values())
-    for write in live.writes.every(MAC):
-        names[write.key] = names[write.key] or (write.value if write.key in taken else write.key)
+    for (address, _), key in here.items():
+        names[key] = names[key] or (address if key in taken else key)
     renamed = {}
     for path, write in live.writes.items():
         name = names.get(write.key) if INTERFACE.match(path) else None

@@ -162,6 +162,8 @@ def test_bug_an_interface_that_was_unplugged_gave_its_address_to_the_next() -> N
     (finding,) = differing(three, domain(devices=nic(2) + nic(3)), site)
     assert finding.path == "devices.interface[0].type"
     assert "in devices.interface[0] (domain.devices.interfaces[interface-0].name: nothing now" in finding.because
+    alike = domain(devices=nic(1) + nic(1) + nic(2))
+    assert not differing(alike, alike, site)
     first, other = differing(three, domain(devices=nic(2) + nic(5) + nic(3)), site)
     assert "in devices.interface[1] of the running guest (domain.devices.interfaces[52:54:00:11:22:05]" in first.because
     assert "in devices.interface[0] (" in other.because
