@@ -296,15 +296,17 @@ def _state(translation: Translation, book: ledger.Ledger, rules: Rules, context:
     vm = context.vm
     remarks = list(state.remarks(vm))
     if vm.live:
-        document = vocabulary.read(parse(vm.live, vm.name))
+        tree = parse(vm.live, vm.name)
+        state.take_back(tree, context.document.root.element)
+        document = vocabulary.read(tree)
         ledger.imply(document, rules)
-        running = domains.disks(document.root.element)
+        running = domains.disks(tree)
         live = replace(context, vm=replace(vm, disks=_known(running, vm.disks)), document=document)
         live_book = ledger.run(document, rules, live)
         remarks += state.differences(book, live_book, vm.disks, running)
         for leaf in live_book.secrets:
             redact(leaf)
-        translation.live = as_xml(document.root.element)
+        translation.live = as_xml(tree)
     for remark in remarks:
         finding = leafless(vm, f"state/{remark.id}", remark.severity, remark.because, remark.remedy, remark.target)
         if remark.path:

@@ -103,6 +103,93 @@ def test_a_device_more_or_less_is_one_finding() -> None:
     assert more.because != less.because
 
 
+def nic(last: int, more: str = "", source: str = "network='lan'", kind: str = "network") -> str:
+    return (
+        f"<interface type='{kind}'><mac address='52:54:00:11:22:0{last}'/><source {source}/>{more}"
+        "<model type='virtio'/></interface>"
+    )
+
+
+ACTUAL = "network='lan' portid='8f2a6a3e-6a0a-4c4b-9d1e-2f2a6c1b7d10' {}"
+VLAN = "<vlan><tag id='42'/></vlan><bandwidth><inbound average='1000'/></bandwidth>"
+
+
+@pytest.mark.parametrize(
+    ("defined", "running"),
+    [
+        (nic(1), nic(1, source=ACTUAL.format("bridge='br0'"), kind="bridge")),
+        (nic(1), nic(1, source=ACTUAL.format("dev='eth1' mode='private'"), kind="direct")),
+        (nic(1), nic(1, VLAN, ACTUAL.format("bridge='br0'"), "bridge")),
+        (
+            nic(1),
+            nic(1, kind="hostdev").replace(
+                "<source network='lan'/>",
+                "<driver name='vfio'/><source><address type='pci' domain='0' bus='3' slot='1' function='0'/></source>"
+                "<vlan><tag id='42'/></vlan>",
+            ),
+        ),
+    ],
+)
+def test_bug_how_a_network_is_reached_was_a_difference(defined: str, running: str) -> None:
+    site = sites.checked({"networks": {"network:lan": {"multus": "lan"}, "bridge:br0": {"multus": "other"}}}, "site")
+    assert not differing(domain(devices=defined), domain(devices=running), site)
+    (finding,) = differing(domain(devices=defined), domain(devices=nic(1, source="bridge='br0'", kind="bridge")), site)
+    assert "networkName: other now, lan then" in finding.because
+
+
+def test_bug_where_a_usb_device_was_found_was_a_difference() -> None:
+    usb = "<hostdev mode='subsystem' type='usb'><source><vendor id='0x1234'/><product id='0x{}'/>{}</source></hostdev>"
+    place = "<address bus='1' device='{}'/>"
+    site = sites.checked({"hostDevices": {"usb:*": "vendor.com/usb"}}, "site")
+    found = domain(devices=usb.format("beef", place.format(4)))
+    assert not differing(domain(devices=usb.format("beef", "")), found, site)
+    assert differing(domain(devices=usb.format("beef", place.format(3))), found, site)
+    assert differing(domain(devices=usb.format("dead", "")), found, site)
+
+
+def test_bug_a_block_job_was_a_difference_to_be_edited_away() -> None:
+    mirror = "<mirror type='file' job='copy'><source file='/d/b'/></mirror>"
+    disk = "<disk><source file='/d/a'/>{}<target dev='vda' bus='virtio'/></disk>"
+    record = vm(xml=domain(devices=disk.format("")), live=domain(devices=disk.format(mirror)), has_live=True)
+    record.jobs, record.disks = [BlockJob("vda", "copy")], [Disk("vda", path="/d/a", format="raw", capacity=1 << 30)]
+    plan = pipeline.translate(record, all_rules.load(), target("1.9"), Site())
+    assert [finding.id for finding in plan.findings if finding.id.startswith("state/")] == ["state/block-job"]
+
+
+def test_bug_an_interface_that_was_unplugged_gave_its_address_to_the_next() -> None:
+    site = sites.checked({"networks": {"default": {"multus": "lan"}}}, "site")
+    three = domain(devices=nic(1) + nic(2) + nic(3))
+    (finding,) = differing(three, domain(devices=nic(2) + nic(3)), site)
+    assert finding.path == "devices.interface[0].type"
+    assert "in devices.interface[0] (domain.devices.interfaces[interface-0].name: nothing now" in finding.because
+    alike = domain(devices=nic(1) + nic(1) + nic(2))
+    assert not differing(alike, alike, site)
+    first, other = differing(three, domain(devices=nic(2) + nic(5) + nic(3)), site)
+    assert "in devices.interface[1] of the running guest (domain.devices.interfaces[52:54:00:11:22:05]" in first.because
+    assert "in devices.interface[0] (" in other.because
+
+
+def test_bug_a_device_was_named_by_its_position_in_the_other_domain() -> None:
+    disk = "<disk><source file='/d/{0}'/><target dev='vd{0}' bus='virtio'/>{1}</disk>"
+    first, last, slow = disk.format("a", ""), disk.format("c", ""), "<iotune><read_iops_sec>9</read_iops_sec></iotune>"
+    plugged = domain(devices=first + disk.format("b", "") + disk.format("c", slow))
+    disks = [Disk(f"vd{name}", path=f"/d/{name}", format="raw", capacity=1 << 30) for name in "ac"]
+    record = vm(xml=domain(devices=first + last), live=plugged, has_live=True, disks=disks)
+    plan = pipeline.translate(record, all_rules.load(), target("1.9"), Site())
+    new, changed = (finding for finding in plan.findings if finding.id == "state/live-differs")
+    assert "in devices.disk[1] of the running guest (volumes[vdb].name" in new.because
+    assert "in devices.disk[1] (disk-limits/lost: so now, nothing then)" in changed.because
+
+
+def test_bug_a_finding_of_all_devices_changed_with_a_plugged_one() -> None:
+    there = "<{0} model='virtio'>{1}<address type='pci' domain='0' bus='0' slot='{2}' function='0'/></{0}>"
+    rng = there.format("rng", "<backend model='random'/>", 3)
+    balloon = there.format("memballoon", "", 4)
+    (finding,) = differing(domain(devices=balloon), domain(devices=balloon + rng))
+    assert finding.path.startswith("devices.rng")
+    assert "device-address/moved: so now, nothing then" in finding.because
+
+
 def test_a_flag_that_only_the_running_guest_has_is_a_finding() -> None:
     (finding,) = differing(domain(), domain(devices="<shmem name='x'><size unit='M'>4</size></shmem>"))
     assert finding.path.startswith("devices.shmem")
@@ -140,6 +227,12 @@ VMX = "<feature policy='{}' name='vmx'/>"
             MODEL.format("custom", "Haswell", ""),
             None,
         ),
+        (
+            MODEL.format("custom", "Icelake-Server", VMX.format("disable").replace("vmx", "pconfig")),
+            MODEL.format("custom", "Icelake-Server", ""),
+            None,
+        ),
+        ("<cpu mode='custom' match='minimum'><model>Nehalem</model></cpu>", MODEL.format("custom", "EPYC", ""), None),
         ("<cpu mode='host-model'/>", MODEL.format("custom", "Haswell", VMX.format("require")), None),
         ("", MODEL.format("custom", "qemu64", ""), None),
     ],
@@ -148,6 +241,59 @@ def test_bug_a_cpu_that_the_running_guest_alone_has_went_unsaid(defined: str, ru
     found = differing(domain(cpu=defined), domain(cpu=running))
     assert len(found) == (said is not None)
     assert all(said in finding.because for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("defined", "running", "said"),
+    [
+        ("<memory>{}</memory>", ("219100", "219136"), None),
+        ("<memory>{}</memory>", ("219100", "220160"), "domain.memory.guest: 215Mi now, 214Mi then"),
+        ("<memory>4194304</memory><maxMemory slots='2'>{}</maxMemory>", ("8000001", "8000512"), None),
+        (
+            "<memory>2097152</memory><cpu><numa><cell id='0' cpus='0' memory='1048576'/>"
+            "<cell id='1' cpus='1' memory='{}'/></numa></cpu>",
+            ("1048001", "1048576"),
+            None,
+        ),
+        ("<memory>2097152</memory><currentMemory unit='KiB'>{}</currentMemory>", ("1048001", "1048004"), None),
+        ("<memory>2097152</memory><currentMemory unit='KiB'>{}</currentMemory>", ("1048576", "2097152"), None),
+        (
+            "<memory>2097152</memory><currentMemory unit='KiB'>{}</currentMemory>",
+            ("2097152", "1048576"),
+            "so now, nothing then",
+        ),
+        (
+            "<memory>4096</memory><clock offset='variable' {}/>",
+            ("basis='localtime' adjustment='5'", "basis='utc' adjustment='19805'"),
+            None,
+        ),
+        (
+            "<memory>4096</memory><clock offset='variable' {}/>",
+            ("basis='localtime' adjustment='5'", "basis='utc' adjustment='19806'"),
+            "offsetSeconds: 19806 now",
+        ),
+        (
+            "<memory>4096</memory><devices><disk device='cdrom'><target dev='hda' bus='sata' {}/></disk></devices>",
+            ("tray='open'", ""),
+            None,
+        ),
+        (
+            "<memory>4096</memory><devices><disk device='cdrom'><target dev='hda' bus='sata' {}/></disk></devices>",
+            ("", "tray='open'"),
+            "cdrom.tray: open now, nothing then",
+        ),
+    ],
+)
+def test_bug_what_libvirt_made_of_a_value_at_the_start_was_a_difference(
+    defined: str, running: tuple[str, str], said: str | None
+) -> None:
+    bare = (
+        "<domain type='kvm'><name>web</name><uuid>8f2a6a3e-6a0a-4c4b-9d1e-2f2a6c1b7d10</uuid><vcpu>2</vcpu>{}</domain>"
+    )
+    xml, live = (bare.format(defined.format(value)).encode() for value in running)
+    site = sites.checked({"timezone": "Asia/Kolkata"}, "site")
+    found = differing(xml, live, site)
+    assert [said in finding.because for finding in found] == [True] * (said is not None)
 
 
 def test_a_direct_interface_of_another_mode_is_a_difference() -> None:
@@ -179,11 +325,31 @@ def test_bug_a_guest_that_writes_to_another_image_went_unsaid(now: tuple[str, ..
 
 
 def test_what_a_transient_disk_writes_to_is_no_difference() -> None:
-    defined = IMAGE.format("file", "qcow2", "file", "/d/a", "<transient/>")
-    record = vm(xml=domain(devices=defined), live=domain(devices=defined.replace("/d/a", "/d/a.TRANSIENT-web")))
-    record.disks = [Disk("vda", path="/d/a", format="qcow2", capacity=1 << 30)]
+    defined, running = (
+        IMAGE.format("file", format, "file", path, "<transient/>")
+        for format, path in (("raw", "/d/a"), ("qcow2", "/d/a.TRANSIENT-web"))
+    )
+    for capacity in (1 << 30, None):
+        record = vm(xml=domain(devices=defined), live=domain(devices=running))
+        record.disks = [Disk("vda", path="/d/a", format="raw", capacity=capacity)]
+        plan = pipeline.translate(record, all_rules.load(), target("1.9"), Site())
+        assert not [finding for finding in plan.findings if finding.id == "state/live-differs"]
+    record.live = domain(devices=running.replace("<transient/>", ""))
     plan = pipeline.translate(record, all_rules.load(), target("1.9"), Site())
-    assert not [finding for finding in plan.findings if finding.id == "state/live-differs"]
+    (finding,) = (finding for finding in plan.findings if finding.id == "state/live-differs")
+    assert "image: /d/a.TRANSIENT-web (qcow2) now, /d/a (raw) then" in finding.because
+
+
+def test_bug_a_virtio_mem_device_that_the_guest_had_not_filled_yet_was_ballooned_memory() -> None:
+    device = "<memory model='virtio-mem'><target><size>1048576</size><requested>524288</requested>{}</target></memory>"
+    bare = (
+        "<domain type='kvm'><name>web</name><uuid>8f2a6a3e-6a0a-4c4b-9d1e-2f2a6c1b7d10</uuid><vcpu>2</vcpu>"
+        "<memory>3145728</memory><currentMemory>{}</currentMemory><devices>{}</devices></domain>"
+    )
+    xml = bare.format(3145728, device.format("")).encode()
+    for now, ballooned in ((2097152, False), (1048576, True)):
+        live = bare.format(now, device.format("<current>0</current>")).encode()
+        assert bool(differing(xml, live)) == ballooned
 
 
 def test_bug_the_running_domain_kept_what_a_rule_of_the_user_hides(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ UNLIMITED_KIB = 2**53 - 1
 MIB, GIB = 1024, 1024 * 1024
 # KubeVirt's pkg/liveupdate/memory: what hot-plug needs, in KiB.
 BLOCK, BLOCK_OF_1GI_PAGES, LEAST = 2 * MIB, GIB, GIB
+# libvirt starts a guest with whole steps of these sizes (qemu_domain.c qemuDomainAlignMemorySizes).
+STEP, MODULE_STEP = MIB, 2 * MIB
 # Memory devices that the guest does not use as RAM.
 NO_RAM = ("nvdimm", "virtio-pmem", "sgx-epc")
 X86 = ("x86_64", "i686")
@@ -62,15 +64,20 @@ def total(view: View) -> int:
     Where NUMA cells have memory they and the modules are all of it, whatever `<memory>` says (domain_postparse.c
     virDomainDefPostParseMemory). ValueError says what is wrong with an amount.
     """
-    amount = kib(view.text("/memory", "0"), view.text("/memory.unit"))
+    whole = kib(view.text("/memory", "0"), view.text("/memory.unit"))
     modules = [_module(view, leaf) for leaf in view.every("/devices.memory.model")]
-    cells = sum(kib(leaf.value, view.others(leaf, "unit")) for leaf in view.every("/cpu.numa.cell.memory"))
-    if cells or not amount:
-        amount = cells + sum(size for size, _ in modules)
-    amount -= sum(unused for _, unused in modules)
+    cells = [kib(leaf.value, view.others(leaf, "unit")) for leaf in view.every("/cpu.numa.cell.memory")]
+    booted = max(whole - sum(size for size, _ in modules), 0)
+    amount = sum(_up(cell, STEP) for cell in cells) or _up(booted, STEP)
+    amount += sum(_up(size, MODULE_STEP) - unused for size, unused in modules)
     if amount <= 0:
         raise ValueError("the guest has no memory")
     return amount
+
+
+def _up(amount: int, step: int) -> int:
+    """An amount in whole steps, rounded up."""
+    return -(-amount // step) * step
 
 
 def _module(view: View, model: Leaf) -> tuple[int, int]:
@@ -79,8 +86,18 @@ def _module(view: View, model: Leaf) -> tuple[int, int]:
         kib(view.others(model, f"target.{name}") or "0", view.others(model, f"target.{name}.unit"))
         for name in ("size", "requested")
     )
-    unused = size if model.value in NO_RAM else size - requested if model.value == "virtio-mem" else 0
+    unused = _up(size, MODULE_STEP) if model.value in NO_RAM else size - requested if model.value == "virtio-mem" else 0
     return size, unused
+
+
+def _coming(view: View) -> int:
+    """What the virtio-mem devices of a running guest are asked to hold and do not hold yet, in KiB."""
+    coming = 0
+    for model in view.every("/devices.memory.model"):
+        if held := view.others(model, "target.current"):
+            asked = kib(view.others(model, "target.requested") or "0", view.others(model, "target.requested.unit"))
+            coming += asked - kib(held, view.others(model, "target.current.unit"))
+    return coming
 
 
 def size(view: View, context: Context) -> Iterator[Sign]:
@@ -139,7 +156,8 @@ def current(view: View, context: Context) -> Iterator[Sign]:
         )
         return
     try:
-        now, all_of_it = kib(view.text("currentMemory"), view.text("currentMemory.unit")), total(view)
+        now = kib(view.text("currentMemory"), view.text("currentMemory.unit"))
+        all_of_it = total(view) - _coming(view)
     except ValueError as error:
         yield flag(view.owned, "unreadable", str(error))
         return

@@ -84,3 +84,15 @@ def test_modules_count_as_far_as_the_guest_has_them(
 def test_no_hot_plug_on_other_architectures(run: Callable, rules: Rules) -> None:
     xml = "<memory unit='GiB'>4</memory><os><type arch='aarch64' machine='virt'>hvm</type></os>"
     assert "memory.maxGuest" not in grows(run, rules, xml)
+
+
+@pytest.mark.parametrize(
+    ("memory", "devices", "guest"),
+    [("1000001", "", "977Mi"), ("1000001", "1025", "978Mi"), ("0", "1025", "4Mi")],
+)
+def test_bug_the_guest_got_less_than_libvirt_had_rounded_up_to(
+    memory: str, devices: str, guest: str, run: Callable, rules: Rules
+) -> None:
+    module = f"<memory model='dimm'><target><size>{devices}</size></target></memory>" if devices else ""
+    cell = "<cpu><numa><cell id='0' cpus='0' memory='1025'/></numa></cpu>" if memory == "0" else ""
+    assert grows(run, rules, f"<memory>{memory}</memory>{cell}<devices>{module}</devices>")["memory.guest"] == guest

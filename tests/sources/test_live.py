@@ -19,9 +19,10 @@ from migrate.selection import Selection
 from migrate.sources import libvirt as source
 from migrate.target.vocabulary import target
 
-GUEST = """<domain type='qemu'><name>guest</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>
-<os><type arch='x86_64' machine='q35'>hvm</type></os><cpu mode='{cpu}'/><features><acpi/></features><devices>
-{disks}<disk type='file' device='cdrom'><target dev='sda' bus='sata'/></disk>{more}
+GUEST = """<domain type='qemu'><name>guest</name><memory unit='KiB'>65001</memory><vcpu>1</vcpu>
+<os><type arch='x86_64' machine='q35'>hvm</type></os><cpu mode='{cpu}'/><features><acpi/></features>
+<clock offset='variable' adjustment='3' basis='localtime'/><devices>
+{disks}<disk type='file' device='cdrom'><target dev='sda' bus='sata' tray='open'/></disk>{more}
 <graphics type='vnc' autoport='yes' passwd='hunter2'/><video><model type='vga'/></video>
 <serial type='pty'/><console type='pty'/><input type='tablet' bus='usb'/>
 <rng model='virtio'><backend model='random'/></rng>
