@@ -324,6 +324,16 @@ def test_bug_a_guest_that_writes_to_another_image_went_unsaid(now: tuple[str, ..
     assert [said in finding.because for finding in found] == [True] * (said is not None)
 
 
+def test_bug_a_disk_in_further_devices_that_is_another_image_now_stopped_the_plan() -> None:
+    def further(path: str) -> bytes:
+        devices = f"<devices>{IMAGE.format('file', 'raw', 'file', path, '')}</devices>"
+        return domain().replace(b"</domain>", f"{devices}</domain>".encode())
+
+    record = vm(xml=further("/d/a"), live=further("/d/b"), disks=[Disk("vda", path="/d/a", format="raw")])
+    plan = pipeline.translate(record, all_rules.load(), target("1.9"), Site())
+    assert {"repeated/further"} <= {finding.id for finding in plan.all_findings()}
+
+
 def test_what_a_transient_disk_writes_to_is_no_difference() -> None:
     defined, running = (
         IMAGE.format("file", format, "file", path, "<transient/>")
