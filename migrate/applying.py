@@ -167,7 +167,8 @@ class _Run:
             finally:
                 self.stop.set()
                 vms.shutdown(wait=False, cancel_futures=True)
-                disks.shutdown(wait=False, cancel_futures=True)
+                # Those who wait for a disk are not told when `cancel_futures` takes it away: it ends by `stop`.
+                disks.shutdown(wait=False)
 
     def _say(self, row: Planned, disks: ThreadPoolExecutor, said: SimpleQueue[Outcome | BaseException | None]) -> None:
         try:
@@ -178,7 +179,11 @@ class _Run:
         said.put(None)
 
     def _pause(self, seconds: float) -> None:
-        if self.stop.wait(seconds):
+        self.stop.wait(seconds)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self.stop.is_set():
             raise Unfinished("interrupted; run again")
 
     def _vm(self, row: Planned, disks: ThreadPoolExecutor) -> Iterator[Outcome]:
@@ -295,6 +300,7 @@ class _Run:
         """Moves a disk unless another VM that shares it has done so meanwhile."""
         with self.locks[disk.namespace, disk.claim]:
             try:
+                self._go_on()
                 if outcome := self._earlier(vm, disk):
                     return outcome
                 evidence = self._moved(vm, disk, method, check)
@@ -305,8 +311,7 @@ class _Run:
 
     def _moved(self, vm: VM, disk: PlannedDisk, method: ModuleType, check: Callable[[], None] | None) -> Evidence:
         def told(phase: str, count: int, zeroes: int) -> None:
-            if self.stop.is_set():
-                raise Unfinished("interrupted; run again")
+            self._go_on()
             self.progress(disk, phase, count, zeroes)
 
         if check is None or (method.OPENS is None and not sources.readable(vm, disk)):

@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from test_cli import cli, domain
+
+from migrate import applying
+from migrate.model import Unfinished
+from migrate.selection import Selection
+from migrate.transfer.file import DirectoryTarget
 
 
 @pytest.fixture
@@ -74,3 +80,23 @@ def test_selecting_nothing_of_a_plan_is_refused(command: str, plan: Path, tmp_pa
     done = cli(command, plan, "--directory", tmp_path / "out", "--select", "wob")
     assert done.returncode == 2
     assert "not one VM" in done.stderr
+
+
+@pytest.mark.timeout(30)
+def test_an_apply_that_nobody_follows_any_more_ends_though_disks_still_wait(
+    plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(plan, lambda document: first(document).update(disks=[first(document)["disks"][0]] * 4))
+    moved = []
+
+    def move(run: Any, *_: object) -> None:
+        moved.append(run)
+        assert len(moved) == 1 or run.stop.wait(20)
+        raise Unfinished("not today")
+
+    monkeypatch.setattr(applying, "_method", lambda *_: (SimpleNamespace(OPENS=False), None))
+    monkeypatch.setattr(applying._Run, "_moved", move)
+    outcomes = applying.apply(plan, DirectoryTarget(tmp_path / "out"), Selection(), lambda *_: None, jobs=1)
+    next(outcomes)
+    outcomes.close()
+    assert len(moved) <= 2
