@@ -6,7 +6,6 @@ Everything heavy is imported by the command that needs it, so that `--help` answ
 from __future__ import annotations
 
 import errno
-import io
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,11 +27,13 @@ from migrate.terminal import (
     UNFINISHED,
     ascii_only,
     directory,
+    echo,
     fields,
     folder,
     note,
     output,
     planned_for,
+    prepare,
     print_json,
     progress,
     say,
@@ -189,7 +190,7 @@ def site(
     if output:
         _write_new(output, text)
     else:
-        click.echo(text, nl=False)
+        echo(text, nl=False)
 
 
 def _text(path: Path) -> str:
@@ -416,7 +417,7 @@ def _show(summary: Summary, dir_: Path, output: str) -> None:
     if output == "json":
         with open(dir_ / "report.json", encoding="utf-8") as lines:
             for line in lines:
-                click.echo(ascii_only(line), nl=False)
+                echo(ascii_only(line), nl=False)
     elif output == "text":
         if summary.rows or summary.skipped:
             show(reporting.table(summary))
@@ -488,9 +489,7 @@ for command in (acting.apply, acting.verify, acting.status, acting.diff, acting.
 
 def main() -> None:
     """Runs the command and turns its end into an exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # None where it was closed
-            stream.reconfigure(errors="backslashreplace")
+    prepare()
     sys.exit(_status())
 
 
@@ -509,9 +508,6 @@ def _status() -> int:
         codes = {Stopped: FINDINGS, Refused: REFUSED, Unfinished: UNFINISHED, Mismatch: MISMATCH}
         note(f"kubevirt-migrate: {end}")
         return codes[type(end)]
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             note(f"kubevirt-migrate: {error.strerror}, for the output or a temporary file; make room and run again")

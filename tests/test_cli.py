@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -551,3 +552,24 @@ def test_a_rule_file_is_strict(rules: str, web: Path, tmp_path: Path) -> None:
     done = cli("plan", web, "-d", tmp_path / "plan", "--rules", tmp_path / "rules")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "x.yaml" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("streams", "args", "code"),
+    [
+        ("| true", "", 0),
+        ("| true", "--fail-on warning", 1),
+        ("| true", "-o json", 0),
+        (">&-", "", 0),
+        ("2>&-", "--fail-on warning", 1),
+    ],
+)
+def test_where_nobody_reads_the_output_all_is_done_and_the_exit_code_is_true(
+    streams: str, args: str, code: int, web: Path, tmp_path: Path
+) -> None:
+    command = shlex.join(map(str, [sys.executable, "-m", "migrate", "plan", web, "-d", tmp_path / "plan"]))
+    environment = {**os.environ, "PYTHONPATH": str(data_path().resolve())}
+    line = f"set -o pipefail; {command} {args} {streams}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert (tmp_path / "plan/report.json").exists()
