@@ -76,6 +76,8 @@ def apply(
     A second run goes on where the first ended. With -o json progress is lines of JSON on stderr.
     """
     target, chosen, rate = target_of(**where, namespace=namespace), selected(select, exclude), _rate(bandwidth)
+    if dry_run == "server" and where["directory"]:
+        raise click.UsageError("--dry-run=server goes with --context; a folder has nobody to ask.")
     if dry_run:
         outcomes = _rehearsed(plan, target, chosen, output, dry_run == "server", namespace)
     else:
@@ -210,6 +212,10 @@ def target_of(
     if bool(directory) == bool(context or kubeconfig):
         raise click.UsageError("Give either --directory OUT or --context NAME.")
     if directory:
+        if namespace or worker_image or uploadproxy_url:
+            raise click.UsageError(
+                "-n, --worker-image and --uploadproxy-url go with --context; OUT has the namespaces that `plan` chose."
+            )
         return DirectoryTarget(directory)
     cluster = _cluster(context, kubeconfig, namespace)
     cluster.worker_image, cluster.proxy_url = worker_image, uploadproxy_url

@@ -306,7 +306,7 @@ def run(
     source: str,
     urls: tuple[str, ...],
     dir_: Path,
-    directory: Path,
+    directory: Path | None,
     select: Any,
     exclude: Any,
     output: str,
@@ -318,6 +318,8 @@ def run(
     from migrate.model import VM
     from migrate.selection import Selection
 
+    if not directory:
+        raise click.UsageError("Give --directory OUT; to carry a plan out in a cluster use collect, plan and apply.")
     chosen, target = selected(select, exclude), acting.target_of(directory)
     meant = {item.id for item in sources.collect(source, urls, chosen) if isinstance(item, VM)}
     plans, new, left = _begun(dir_, meant)

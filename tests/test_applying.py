@@ -100,3 +100,23 @@ def test_an_apply_that_nobody_follows_any_more_ends_though_disks_still_wait(
     next(outcomes)
     outcomes.close()
     assert len(moved) <= 2
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("-n", "shop"), ("--worker-image", "x"), ("--uploadproxy-url", "https://x"), ("--dry-run", "server")],
+)
+def test_what_only_a_cluster_has_was_taken_for_a_folder_and_not_heeded(
+    args: tuple[str, str], plan: Path, tmp_path: Path
+) -> None:
+    done = cli("apply", plan, "--directory", tmp_path / "out", *args)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert args[0] in done.stderr
+    assert "with --context" in done.stderr
+
+
+def test_run_without_a_folder_asked_for_a_cluster_that_it_does_not_take(tmp_path: Path) -> None:
+    done = cli("run", "files", tmp_path)
+    assert done.returncode == 2
+    assert "--directory OUT" in done.stderr
+    assert "--context" not in done.stderr
