@@ -262,8 +262,10 @@ def _rehearsed(
     for outcome in outcomes if output == "text" else ():
         if outcome.problem:
             note(f"{_name(outcome)}: {outcome.problem}")
-        else:
+        elif outcome.made:
             say(f"{_name(outcome)}: would make {outcome.made}")
+        else:
+            say(f"{_name(outcome)}: {NO_DISKS}")
     return outcomes
 
 
@@ -296,6 +298,11 @@ def _tell(outcome: Outcome, output: str, done: str = "copied and read back") -> 
         word = "there already, with evidence" if outcome.earlier else done
         word = f"UNVERIFIED, {item.unverified}" if item.unverified else word
         say(f"{_name(outcome)} -> {item.namespace}/{item.claim}: {human(item.bytes)}, {human(item.data)} data, {word}")
+    else:
+        say(f"{_name(outcome)}: {NO_DISKS}")
+
+
+NO_DISKS = "has no disks, so there is nothing to copy"
 
 
 def document(outcome: Outcome) -> dict[str, Any]:

@@ -30,7 +30,10 @@ JOBS = 4
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one disk, or of an object that was `made` of a VM: the evidence, or why there is none."""
+    """What became of one disk, or of an object that was `made` of a VM: the evidence, or why there is none.
+
+    Of a VM without disks where nothing but disks is dealt with, there is the name alone.
+    """
 
     vm: str
     disk: str | None = None
@@ -92,6 +95,8 @@ def rehearse(
             place = f"PersistentVolumeClaim {disk.namespace}/{disk.claim}"
             how = method and transfer.name_of(method)
             yield Outcome(name, disk.name, problem=Blocked(reason) if reason else None, made=f"{place}, {how}")
+        if not row.disks and name not in items:
+            yield Outcome(name)
         for item in [*items[name].others, items[name].machine] if name in items else []:
             yield Outcome(name, made=live.shown(live.key_of(item)))
 
@@ -200,6 +205,9 @@ class _Run:
                 yield outcome
             if whole and row.vm.folder in self.items:
                 yield from self._objects(self.items[row.vm.folder])
+            elif not row.disks:
+                self.journal.step(row.vm.folder, "", self.target.name, "")
+                yield Outcome(row.vm.folder)
         except (Refused, Unfinished) as problem:
             yield Outcome(row.vm.folder, problem=problem)
 
@@ -343,6 +351,8 @@ def verify(folder: Path, target: Target, select: Selection, namespace: str | Non
         if row.verdict == "blocked":
             yield Outcome(row.vm.folder, problem=Blocked(BLOCKED))
             continue
+        if not row.disks:
+            yield Outcome(row.vm.folder)
         for disk in row.disks:
             evidence = known.get((disk.namespace, disk.claim))
             if evidence is None:

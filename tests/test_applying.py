@@ -120,3 +120,18 @@ def test_run_without_a_folder_asked_for_a_cluster_that_it_does_not_take(tmp_path
     assert done.returncode == 2
     assert "--directory OUT" in done.stderr
     assert "--context" not in done.stderr
+
+
+def test_a_vm_without_disks_was_passed_over_in_silence_and_waited_for_ever(tmp_path: Path) -> None:
+    plan, out = tmp_path / "plan", tmp_path / "out"
+    xml = domain()
+    (tmp_path / "web.xml").write_text(xml[: xml.index("<disk")] + xml[xml.index("</disk>") + len("</disk>") :])
+    cli("plan", tmp_path / "web.xml", "-d", plan)
+    assert cli("status", plan).returncode == 3
+    for args in (("apply", "--dry-run", "client"), ("apply",), ("verify",)):
+        done = cli(args[0], plan, "--directory", out, *args[1:])
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == "web: has no disks, so there is nothing to copy\n"
+    assert cli("status", plan).returncode == 0
+    (row,) = json.loads(cli("status", plan, "-o", "json").stdout)
+    assert (row["state"], row["disks"], row["target"]) == ("done", [], f"directory:{out}")
