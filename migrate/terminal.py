@@ -66,12 +66,9 @@ carried_to = _cluster("The cluster that the plan is for.")
 
 def selection(command: Command) -> Command:
     """The options `--select` and `--exclude`, the same everywhere."""
-    command = click.option(
-        "--exclude", multiple=True, metavar="WHAT", help="Leave out: a name glob, a uuid, state=STATE."
-    )(command)
-    return click.option("--select", multiple=True, metavar="WHAT", help="Take only: a name glob, a uuid, state=STATE.")(
-        command
-    )
+    what = "a name (globs too), a VM's folder in the plan, a uuid, state=STATE."
+    command = click.option("--exclude", multiple=True, metavar="WHAT", help=f"Leave out: {what}")(command)
+    return click.option("--select", multiple=True, metavar="WHAT", help=f"Take only: {what}")(command)
 
 
 def selected(select: Iterable[str], exclude: Iterable[str]) -> Selection:
