@@ -251,10 +251,13 @@ def what_if(
 @cli.command()
 @click.argument("plan", type=folder)
 @click.argument("vm")
-@click.argument("path")
+@click.argument("path", required=False)
 @output
-def explain(plan: Path, vm: str, path: str, output: str) -> None:
-    """What became of a leaf of the source, or where a field of the target comes from, and why."""
+def explain(plan: Path, vm: str, path: str | None, output: str) -> None:
+    """What became of a leaf of the source, or where a field of the target comes from, and why.
+
+    Without PATH: every finding of the VM, the worst first, and what to do.
+    """
     from migrate import explaining
 
     found = explaining.explain(plan, vm, path)
