@@ -43,6 +43,8 @@ from migrate.terminal import (
 )
 
 if TYPE_CHECKING:
+    from migrate.decisions import Site
+    from migrate.inventory import Inventory
     from migrate.model import VM, Skipped
     from migrate.reporting import Summary
     from migrate.selection import Selection
@@ -407,6 +409,8 @@ def _plan(
     target = vocabulary.target(named, feature_gates) if named else there.target(feature_gates)
     known = all_rules.load(*rules)
     inventory = pipeline.opened(paths, meant)
+    if inventory.vms and not meant.narrows:
+        _tell_unmet(chosen, inventory)
     with progress("planning", len(inventory.vms)) as step:
         planning = pipeline.Planning(inventory, known, target, chosen, date.today(), there, ask)
 
@@ -414,6 +418,16 @@ def _plan(
             return map(step, pipeline.each(planning, partial(reporting.write_vm, folder), cores()))
 
         return reporting.write_rows(dir_, rows, target, chosen.text)
+
+
+def _tell_unmet(site: Site, inventory: Inventory) -> None:
+    """A line on stderr for each key of the site file that is for a single VM which is not there."""
+    names = {item.name for item in (*inventory.vms, *inventory.skipped)}
+    unmet = site.unmet(names, {vm.uuid.lower() for vm in inventory.vms})
+    for key in unmet[:SKIPPED_SHOWN]:
+        note(f"site file: {key}: fits no VM here; `kubevirt-migrate list` shows names and uuids")
+    if len(unmet) > SKIPPED_SHOWN:
+        note(f"... and {len(unmet) - SKIPPED_SHOWN} more keys of the site file fit no VM")
 
 
 def _show(summary: Summary, dir_: Path, output: str) -> None:

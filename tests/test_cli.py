@@ -613,3 +613,18 @@ def test_what_a_plan_that_was_killed_left_is_gone(web: Path, tmp_path: Path) -> 
         (tmp_path / name / "report.json").write_text("{")
     assert cli("plan", web, "-d", tmp_path / "plan").returncode == 0
     assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_what_the_site_file_says_of_vms_that_are_not_there_went_by_in_silence(web: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    waivers = [{"finding": "*", "vm": name, "reason": "so", "until": "2099-01-01"} for name in ("*", "wob")]
+    said = {"vms": {name: {"wave": 1} for name in ("web", UUID.format(0).upper(), "w[e]b", "WEB", "db-*")}}
+    said |= {"sizes": {"web/vda": "1Gi", "wep/vda": "1Gi"}, "waivers": waivers}
+    site.write_text(yaml.safe_dump(said))
+    done = cli("plan", web, "-d", tmp_path / "plan", "--site", site)
+    assert done.returncode == 0
+    keys = ("vms: WEB", "vms: db-*", "sizes: wep/vda", "waivers: *: vm: wob")
+    assert sorted(line.partition(": fits")[0] for line in done.stderr.splitlines()) == sorted(
+        f"site file: {key}" for key in keys
+    )
+    assert cli("plan", web, "-d", tmp_path / "plan", "--site", site, "--select", "web").stderr == ""
