@@ -76,6 +76,8 @@ def apply(
     A second run goes on where the first ended. With -o json progress is lines of JSON on stderr.
     """
     target, chosen, rate = target_of(**where, namespace=namespace), selected(select, exclude), _rate(bandwidth)
+    if dry_run == "server" and where["directory"]:
+        raise click.UsageError("--dry-run=server goes with --context; a folder has nobody to ask.")
     if dry_run:
         outcomes = _rehearsed(plan, target, chosen, output, dry_run == "server", namespace)
     else:
@@ -210,6 +212,10 @@ def target_of(
     if bool(directory) == bool(context or kubeconfig):
         raise click.UsageError("Give either --directory OUT or --context NAME.")
     if directory:
+        if namespace or worker_image or uploadproxy_url:
+            raise click.UsageError(
+                "-n, --worker-image and --uploadproxy-url go with --context; OUT has the namespaces that `plan` chose."
+            )
         return DirectoryTarget(directory)
     cluster = _cluster(context, kubeconfig, namespace)
     cluster.worker_image, cluster.proxy_url = worker_image, uploadproxy_url
@@ -256,8 +262,10 @@ def _rehearsed(
     for outcome in outcomes if output == "text" else ():
         if outcome.problem:
             note(f"{_name(outcome)}: {outcome.problem}")
-        else:
+        elif outcome.made:
             say(f"{_name(outcome)}: would make {outcome.made}")
+        else:
+            say(f"{_name(outcome)}: {NO_DISKS}")
     return outcomes
 
 
@@ -290,6 +298,11 @@ def _tell(outcome: Outcome, output: str, done: str = "copied and read back") -> 
         word = "there already, with evidence" if outcome.earlier else done
         word = f"UNVERIFIED, {item.unverified}" if item.unverified else word
         say(f"{_name(outcome)} -> {item.namespace}/{item.claim}: {human(item.bytes)}, {human(item.data)} data, {word}")
+    else:
+        say(f"{_name(outcome)}: {NO_DISKS}")
+
+
+NO_DISKS = "has no disks, so there is nothing to copy"
 
 
 def document(outcome: Outcome) -> dict[str, Any]:

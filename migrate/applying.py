@@ -30,7 +30,10 @@ JOBS = 4
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one disk, or of an object that was `made` of a VM: the evidence, or why there is none."""
+    """What became of one disk, or of an object that was `made` of a VM: the evidence, or why there is none.
+
+    Of a VM without disks where nothing but disks is dealt with, there is the name alone.
+    """
 
     vm: str
     disk: str | None = None
@@ -92,6 +95,8 @@ def rehearse(
             place = f"PersistentVolumeClaim {disk.namespace}/{disk.claim}"
             how = method and transfer.name_of(method)
             yield Outcome(name, disk.name, problem=Blocked(reason) if reason else None, made=f"{place}, {how}")
+        if not row.disks and name not in items:
+            yield Outcome(name)
         for item in [*items[name].others, items[name].machine] if name in items else []:
             yield Outcome(name, made=live.shown(live.key_of(item)))
 
@@ -167,7 +172,8 @@ class _Run:
             finally:
                 self.stop.set()
                 vms.shutdown(wait=False, cancel_futures=True)
-                disks.shutdown(wait=False, cancel_futures=True)
+                # Those who wait for a disk are not told when `cancel_futures` takes it away: it ends by `stop`.
+                disks.shutdown(wait=False)
 
     def _say(self, row: Planned, disks: ThreadPoolExecutor, said: SimpleQueue[Outcome | BaseException | None]) -> None:
         try:
@@ -178,7 +184,11 @@ class _Run:
         said.put(None)
 
     def _pause(self, seconds: float) -> None:
-        if self.stop.wait(seconds):
+        self.stop.wait(seconds)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self.stop.is_set():
             raise Unfinished("interrupted; run again")
 
     def _vm(self, row: Planned, disks: ThreadPoolExecutor) -> Iterator[Outcome]:
@@ -195,6 +205,9 @@ class _Run:
                 yield outcome
             if whole and row.vm.folder in self.items:
                 yield from self._objects(self.items[row.vm.folder])
+            elif not row.disks:
+                self.journal.step(row.vm.folder, "", self.target.name, "")
+                yield Outcome(row.vm.folder)
         except (Refused, Unfinished) as problem:
             yield Outcome(row.vm.folder, problem=problem)
 
@@ -295,6 +308,7 @@ class _Run:
         """Moves a disk unless another VM that shares it has done so meanwhile."""
         with self.locks[disk.namespace, disk.claim]:
             try:
+                self._go_on()
                 if outcome := self._earlier(vm, disk):
                     return outcome
                 evidence = self._moved(vm, disk, method, check)
@@ -305,8 +319,7 @@ class _Run:
 
     def _moved(self, vm: VM, disk: PlannedDisk, method: ModuleType, check: Callable[[], None] | None) -> Evidence:
         def told(phase: str, count: int, zeroes: int) -> None:
-            if self.stop.is_set():
-                raise Unfinished("interrupted; run again")
+            self._go_on()
             self.progress(disk, phase, count, zeroes)
 
         if check is None or (method.OPENS is None and not sources.readable(vm, disk)):
@@ -338,6 +351,8 @@ def verify(folder: Path, target: Target, select: Selection, namespace: str | Non
         if row.verdict == "blocked":
             yield Outcome(row.vm.folder, problem=Blocked(BLOCKED))
             continue
+        if not row.disks:
+            yield Outcome(row.vm.folder)
         for disk in row.disks:
             evidence = known.get((disk.namespace, disk.claim))
             if evidence is None:

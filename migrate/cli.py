@@ -6,7 +6,6 @@ Everything heavy is imported by the command that needs it, so that `--help` answ
 from __future__ import annotations
 
 import errno
-import io
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,11 +27,13 @@ from migrate.terminal import (
     UNFINISHED,
     ascii_only,
     directory,
+    echo,
     fields,
     folder,
     note,
     output,
     planned_for,
+    prepare,
     print_json,
     progress,
     say,
@@ -42,6 +43,8 @@ from migrate.terminal import (
 )
 
 if TYPE_CHECKING:
+    from migrate.decisions import Site
+    from migrate.inventory import Inventory
     from migrate.model import VM, Skipped
     from migrate.reporting import Summary
     from migrate.selection import Selection
@@ -189,7 +192,7 @@ def site(
     if output:
         _write_new(output, text)
     else:
-        click.echo(text, nl=False)
+        echo(text, nl=False)
 
 
 def _text(path: Path) -> str:
@@ -250,10 +253,13 @@ def what_if(
 @cli.command()
 @click.argument("plan", type=folder)
 @click.argument("vm")
-@click.argument("path")
+@click.argument("path", required=False)
 @output
-def explain(plan: Path, vm: str, path: str, output: str) -> None:
-    """What became of a leaf of the source, or where a field of the target comes from, and why."""
+def explain(plan: Path, vm: str, path: str | None, output: str) -> None:
+    """What became of a leaf of the source, or where a field of the target comes from, and why.
+
+    Without PATH: every finding of the VM, the worst first, and what to do.
+    """
     from migrate import explaining
 
     found = explaining.explain(plan, vm, path)
@@ -305,7 +311,7 @@ def run(
     source: str,
     urls: tuple[str, ...],
     dir_: Path,
-    directory: Path,
+    directory: Path | None,
     select: Any,
     exclude: Any,
     output: str,
@@ -317,6 +323,8 @@ def run(
     from migrate.model import VM
     from migrate.selection import Selection
 
+    if not directory:
+        raise click.UsageError("Give --directory OUT; to carry a plan out in a cluster use collect, plan and apply.")
     chosen, target = selected(select, exclude), acting.target_of(directory)
     meant = {item.id for item in sources.collect(source, urls, chosen) if isinstance(item, VM)}
     plans, new, left = _begun(dir_, meant)
@@ -401,6 +409,8 @@ def _plan(
     target = vocabulary.target(named, feature_gates) if named else there.target(feature_gates)
     known = all_rules.load(*rules)
     inventory = pipeline.opened(paths, meant)
+    if inventory.vms and not meant.narrows:
+        _tell_unmet(chosen, inventory)
     with progress("planning", len(inventory.vms)) as step:
         planning = pipeline.Planning(inventory, known, target, chosen, date.today(), there, ask)
 
@@ -410,13 +420,23 @@ def _plan(
         return reporting.write_rows(dir_, rows, target, chosen.text)
 
 
+def _tell_unmet(site: Site, inventory: Inventory) -> None:
+    """A line on stderr for each key of the site file that is for a single VM which is not there."""
+    names = {item.name for item in (*inventory.vms, *inventory.skipped)}
+    unmet = site.unmet(names, {vm.uuid.lower() for vm in inventory.vms})
+    for key in unmet[:SKIPPED_SHOWN]:
+        note(f"site file: {key}: fits no VM here; `kubevirt-migrate list` shows names and uuids")
+    if len(unmet) > SKIPPED_SHOWN:
+        note(f"... and {len(unmet) - SKIPPED_SHOWN} more keys of the site file fit no VM")
+
+
 def _show(summary: Summary, dir_: Path, output: str) -> None:
     from migrate import reporting
 
     if output == "json":
         with open(dir_ / "report.json", encoding="utf-8") as lines:
             for line in lines:
-                click.echo(ascii_only(line), nl=False)
+                echo(ascii_only(line), nl=False)
     elif output == "text":
         if summary.rows or summary.skipped:
             show(reporting.table(summary))
@@ -488,9 +508,7 @@ for command in (acting.apply, acting.verify, acting.status, acting.diff, acting.
 
 def main() -> None:
     """Runs the command and turns its end into an exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # None where it was closed
-            stream.reconfigure(errors="backslashreplace")
+    prepare()
     sys.exit(_status())
 
 
@@ -509,9 +527,6 @@ def _status() -> int:
         codes = {Stopped: FINDINGS, Refused: REFUSED, Unfinished: UNFINISHED, Mismatch: MISMATCH}
         note(f"kubevirt-migrate: {end}")
         return codes[type(end)]
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             note(f"kubevirt-migrate: {error.strerror}, for the output or a temporary file; make room and run again")

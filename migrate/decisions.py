@@ -170,6 +170,18 @@ class Site:
         """The bytes that are given for a disk, or None."""
         return _chosen(self.disk_sizes, [("disk", {"": disk.target})], "disk:")
 
+    def unmet(self, names: set[str], uuids: set[str]) -> list[str]:
+        """What is said of single VMs, and fits none that has one of the names or uuids."""
+
+        def fits(key: str) -> bool:
+            exact = key in names or key.lower() in uuids
+            return exact or (any(each in key for each in "*?[") and any(fnmatchcase(name, key) for name in names))
+
+        said = [("vms", key, key) for key in self.vms]
+        said += [("sizes", key, key.rpartition("/")[0]) for key in self.sizes]
+        said += [(f"waivers: {pardon.finding}: vm", pardon.vm, pardon.vm) for pardon in self.waivers]
+        return [f"{place}: {key}" for place, key, vm in said if not fits(vm)]
+
     def waive(self, vm: VM, findings: Iterable[Finding], today: date) -> None:
         """Marks the findings that are waived on a day, and those whose waivers have ended."""
         for finding in findings:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from migrate.mapping.ledger import item_key
-from migrate.model import Refused
+from migrate.model import SEVERITIES, Refused
 from migrate.site import nearest
 
 INDEX = re.compile(r"\[[^\]]*\]")
@@ -17,17 +17,24 @@ KEY = re.compile(r"\[([^\]]*)\]")
 OBJECTS = ("VirtualMachine", "PersistentVolumeClaim")
 
 
-def explain(plan: Path, vm: str, path: str) -> dict[str, Any]:
+def explain(plan: Path, vm: str, path: str | None = None) -> dict[str, Any]:
     """What the plan says of a path: a leaf of the source, a whole element of it, or a path of the target.
 
-    Indices and keys can be left out: then all that fits is told. Raises Refused where nothing fits.
+    Indices and keys can be left out: then all that fits is told. Without a path it is the verdict on the VM and every
+    finding, the worst first. Raises Refused where nothing fits.
     """
     try:
-        return _explained(plan, vm, path)
+        return _explained(plan, vm, path) if path is not None else _verdict(plan, vm)
     except OSError as error:
         raise Refused(f"{error.filename}: {error.strerror}; give a folder that `plan` wrote") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refused(f"{plan}: is no plan ({error}); plan again") from None
+
+
+def _verdict(plan: Path, vm: str) -> dict[str, Any]:
+    row = _row(plan, vm)
+    worst_first = sorted(row["findings"], key=lambda item: -SEVERITIES.index(item["severity"]))
+    return {"vm": row["name"], "verdict": row["verdict"], "findings": worst_first}
 
 
 def _explained(plan: Path, vm: str, path: str) -> dict[str, Any]:
@@ -127,6 +134,8 @@ def _is(path: str, wanted: str) -> bool:
 
 def text(found: dict[str, Any]) -> str:
     """An explanation for a terminal."""
+    if "verdict" in found:
+        return "\n".join([f"{found['vm']}: {found['verdict']}", *map(_finding, found["findings"])])
     blocks = []
     for line in found["leaves"]:
         lines = [f"{line['path']} = {line['value']!r}" + (" (implied by libvirt)" if line.get("implied") else "")]
@@ -142,3 +151,14 @@ def text(found: dict[str, Any]) -> str:
         value = json.dumps(gain["value"], ensure_ascii=False)
         blocks.append(f"{gain['path']} = {value}\n  added, the source did not have it: {gain['because']}")
     return "\n".join(blocks)
+
+
+def _finding(item: dict[str, Any]) -> str:
+    place = item["path"] or item["target"]
+    head = f"{item['severity']} {item['id']}" + (f" at {place}" if place else "")
+    lines = [head, f"  {item['because']}", f"  to do: {item['remedy']}"]
+    if waiver := item.get("waived"):
+        lines.append(f"  waived until {waiver['until']}: {waiver['reason']}")
+    if waiver := item.get("waiverEnded"):
+        lines.append(f"  waived until {waiver['until']}, which is over: {waiver['reason']}")
+    return "\n".join(lines)

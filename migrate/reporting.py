@@ -5,12 +5,13 @@ Every view is of the ledger: nothing here decides anything.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -348,17 +349,50 @@ def _renamed(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder` that takes its place when all went well, and is gone otherwise."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial, old = folder.parent / f".{folder.name}.partial", folder.parent / f".{folder.name}.old"
-    for left in (partial, old):
-        shutil.rmtree(left, ignore_errors=True)
-    partial.mkdir()
+    with _alone(partial, folder):
+        try:
+            # What a plan that was killed left.
+            for left in (*partial.iterdir(), old):
+                _remove(left)
+            yield partial
+            # `apply` may have begun on the older plan meanwhile.
+            _may_replace(folder)
+            if folder.exists():
+                folder.rename(old)
+            partial.rename(folder)
+            _remove(old)
+        finally:
+            _remove(partial)
+
+
+@contextmanager
+def _alone(partial: Path, folder: Path) -> Iterator[None]:
+    """The unfinished folder, made where there is none, for one plan at a time."""
+    with suppress(FileExistsError):
+        partial.mkdir()
+    descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        yield partial
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        if not _locked(descriptor, partial):
+            raise Refused(f"{folder}: another plan is being written there; wait for its end")
+        yield
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, path: Path) -> bool:
+    """Whether nobody else has a folder, which is still there under its name."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 ROWS_SHOWN = 60

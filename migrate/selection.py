@@ -1,4 +1,4 @@
-"""The one language of `--select` and `--exclude`: a name glob, a uuid or `state=STATE`."""
+"""The one language of `--select` and `--exclude`: a name glob, a folder of the plan, a uuid or `state=STATE`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Selection:
         return item.whole or not self.narrows or self.wants(VM(item.name, "", "", item.source, ""))
 
     def wants(self, vm: VM) -> bool:
-        """Whether the VM is meant, by its name, uuid and state alone."""
+        """Whether the VM is meant, by its name, folder, uuid and state alone."""
         chosen = not self.select or any(test(vm) for test in self.select)
         return chosen and not any(test(vm) for test in self.exclude)
 
@@ -74,4 +74,5 @@ def _state(value: str) -> Test:
 def _glob(pattern: str) -> Test:
     if "[" in re.sub(r"\[!?\]?[^]]*\]", "", pattern):
         raise Refused(f"{pattern!r}: a [ without its ]; write [[] for the character itself")
-    return lambda vm: fnmatchcase(vm.name, pattern)
+    # The folder is what a plan calls the VM wherever it tells of it.
+    return lambda vm: fnmatchcase(vm.name, pattern) or vm.folder == pattern

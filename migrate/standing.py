@@ -53,7 +53,9 @@ def _state(target: str, disks: list[Row], objects: list[str]) -> str:
     states = {disk["state"] for disk in disks}
     if "unverified" in states:
         return "unverified"
-    if states <= {"waiting"} and not objects:
+    folder = target.startswith("directory:")
+    # In a folder a VM without disks has nothing to wait for.
+    if states <= {"waiting"} and not objects and (states or not folder):
         return "waiting"
-    whole = target.startswith("directory:") or any(name.startswith("VirtualMachine ") for name in objects)
+    whole = folder or any(name.startswith("VirtualMachine ") for name in objects)
     return "done" if whole and states <= {"verified"} else "unfinished"

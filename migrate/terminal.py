@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 import sys
 import threading
@@ -64,12 +66,9 @@ carried_to = _cluster("The cluster that the plan is for.")
 
 def selection(command: Command) -> Command:
     """The options `--select` and `--exclude`, the same everywhere."""
-    command = click.option(
-        "--exclude", multiple=True, metavar="WHAT", help="Leave out: a name glob, a uuid, state=STATE."
-    )(command)
-    return click.option("--select", multiple=True, metavar="WHAT", help="Take only: a name glob, a uuid, state=STATE.")(
-        command
-    )
+    what = "a name (globs too), a VM's folder in the plan, a uuid, state=STATE."
+    command = click.option("--exclude", multiple=True, metavar="WHAT", help=f"Leave out: {what}")(command)
+    return click.option("--select", multiple=True, metavar="WHAT", help=f"Take only: {what}")(command)
 
 
 def selected(select: Iterable[str], exclude: Iterable[str]) -> Selection:
@@ -77,6 +76,31 @@ def selected(select: Iterable[str], exclude: Iterable[str]) -> Selection:
     from migrate.selection import Selection
 
     return Selection.parse(select, exclude)
+
+
+def prepare() -> None:
+    """Streams that were closed lead nowhere, before a file gets their number; all take any text."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def echo(text: str, *, nl: bool = True, err: bool = False) -> None:
+    """Prints a text."""
+    with _heard_or_not(sys.stderr if err else sys.stdout):
+        click.echo(text, nl=nl, err=err)
+
+
+@contextmanager
+def _heard_or_not(stream: Any) -> Iterator[None]:
+    """Where nobody reads the output any more the command goes on in silence, so that its exit code is true."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def fields(record: Any) -> dict[str, Any]:
@@ -88,7 +112,7 @@ def fields(record: Any) -> dict[str, Any]:
 
 def print_json(data: Any) -> None:
     """Prints data as JSON."""
-    click.echo(ascii_only(json.dumps(data, indent=1, ensure_ascii=False)))
+    echo(ascii_only(json.dumps(data, indent=1, ensure_ascii=False)))
 
 
 def ascii_only(text: str) -> str:
@@ -101,7 +125,7 @@ def say(text: str) -> None:
     """Prints lines that hold text from outside: no control character reaches the terminal."""
     from migrate.mapping.paths import printable
 
-    click.echo("\n".join(printable(line, 10_000) for line in text.split("\n")))
+    echo("\n".join(printable(line, 10_000) for line in text.split("\n")))
 
 
 def show(table: Table, *, fold: bool = True) -> None:
@@ -109,14 +133,19 @@ def show(table: Table, *, fold: bool = True) -> None:
     from rich.console import Console
 
     whole = not fold or not sys.stdout.isatty()
-    Console(width=10_000 if whole else None).print(table)
+    console = Console(width=10_000 if whole else None)
+    with console.capture() as captured:
+        console.print(table)
+    with _heard_or_not(sys.stdout):
+        sys.stdout.write(captured.get())
+        sys.stdout.flush()
 
 
 def note(text: str) -> None:
     """Prints a line to stderr."""
     from migrate.mapping.paths import printable
 
-    click.echo(printable(text, 2000), err=True)
+    echo(printable(text, 2000), err=True)
 
 
 @contextmanager
@@ -226,7 +255,7 @@ class Events:
             self.told[key] = now, done
             counts = {"bytes": done, "of": disk.bytes, "zeroes": zeroes}
             event = {"event": "progress", "claim": f"{disk.namespace}/{disk.claim}", "phase": phase, **counts}
-            click.echo(ascii_only(json.dumps(event, ensure_ascii=False)), err=True)
+            echo(ascii_only(json.dumps(event, ensure_ascii=False)), err=True)
 
     def clear(self) -> None:
         """Leaves what was printed."""

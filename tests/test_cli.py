@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from migrate import inventory, journal, pipeline, reporting
 from migrate.data import data_path
 from migrate.mapping import rules as all_rules
+from migrate.model import Refused
 from migrate.selection import Selection
 from migrate.site import Site
 from migrate.target.vocabulary import strict, target
@@ -551,3 +554,77 @@ def test_a_rule_file_is_strict(rules: str, web: Path, tmp_path: Path) -> None:
     done = cli("plan", web, "-d", tmp_path / "plan", "--rules", tmp_path / "rules")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "x.yaml" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("streams", "args", "code"),
+    [
+        ("| true", "", 0),
+        ("| true", "--fail-on warning", 1),
+        ("| true", "-o json", 0),
+        (">&-", "", 0),
+        ("2>&-", "--fail-on warning", 1),
+    ],
+)
+def test_where_nobody_reads_the_output_all_is_done_and_the_exit_code_is_true(
+    streams: str, args: str, code: int, web: Path, tmp_path: Path
+) -> None:
+    command = shlex.join(map(str, [sys.executable, "-m", "migrate", "plan", web, "-d", tmp_path / "plan"]))
+    environment = {**os.environ, "PYTHONPATH": str(data_path().resolve())}
+    line = f"set -o pipefail; {command} {args} {streams}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert (tmp_path / "plan/report.json").exists()
+
+
+def test_of_two_plans_into_one_folder_the_second_is_refused(web: Path, tmp_path: Path) -> None:
+    found = pipeline.opened([web], Selection.parse())
+    (item,) = pipeline.plan(found, all_rules.load(), target("1.9"), Site())
+
+    def rows(partial: Path) -> Iterator[reporting.Row]:
+        done = cli("plan", web, "-d", tmp_path / "plan")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "another plan is being written there" in done.stderr
+        yield reporting.write_vm(partial, item)
+
+    reporting.write_rows(tmp_path / "plan", rows, target("1.9"))
+    assert json.loads((tmp_path / "plan/report.json").read_text())["summary"]["vms"] == 1
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_a_plan_that_apply_has_begun_on_meanwhile_is_not_replaced(web: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan"
+    cli("plan", web, "-d", plan)
+    begun = plan / journal.NAME
+
+    def rows(partial: Path) -> Iterator[reporting.Row]:
+        begun.write_text("")
+        return iter(())
+
+    with pytest.raises(Refused, match="`apply` has begun"):
+        reporting.write_rows(plan, rows, target("1.9"))
+    assert begun.exists()
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_what_a_plan_that_was_killed_left_is_gone(web: Path, tmp_path: Path) -> None:
+    for name in (".plan.partial", ".plan.old"):
+        (tmp_path / name / "web").mkdir(parents=True)
+        (tmp_path / name / "report.json").write_text("{")
+    assert cli("plan", web, "-d", tmp_path / "plan").returncode == 0
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_what_the_site_file_says_of_vms_that_are_not_there_went_by_in_silence(web: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    waivers = [{"finding": "*", "vm": name, "reason": "so", "until": "2099-01-01"} for name in ("*", "wob")]
+    said = {"vms": {name: {"wave": 1} for name in ("web", UUID.format(0).upper(), "w[e]b", "WEB", "db-*")}}
+    said |= {"sizes": {"web/vda": "1Gi", "wep/vda": "1Gi"}, "waivers": waivers}
+    site.write_text(yaml.safe_dump(said))
+    done = cli("plan", web, "-d", tmp_path / "plan", "--site", site)
+    assert done.returncode == 0
+    keys = ("vms: WEB", "vms: db-*", "sizes: wep/vda", "waivers: *: vm: wob")
+    assert sorted(line.partition(": fits")[0] for line in done.stderr.splitlines()) == sorted(
+        f"site file: {key}" for key in keys
+    )
+    assert cli("plan", web, "-d", tmp_path / "plan", "--site", site, "--select", "web").stderr == ""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from test_cli import cli, domain
 
 from migrate.explaining import explain
-from migrate.model import Refused
+from migrate.model import SEVERITIES, Refused
 
 SECOND = """<disk type='file'><driver name='qemu' type='raw'/><source file='/srv/b.raw'/>
 <target dev='vdb' bus='scsi'/></disk>"""
@@ -100,3 +101,18 @@ def test_a_plan_edited_into_nonsense_is_refused(name: str, text: str | None, pla
     (place / name).unlink() if text is None else (place / name).write_text(text)
     with pytest.raises(Refused):
         explain(place, "web", "domain.devices.disks[0].disk.bus")
+
+
+def test_without_a_path_it_is_the_verdict_and_every_finding_the_worst_first(plan: Path) -> None:
+    (row,) = json.loads((plan / "report.json").read_text())["vms"]
+    found = explain(plan, "web")
+    assert (found["vm"], found["verdict"]) == ("web", row["verdict"])
+    assert sorted(item["key"] for item in found["findings"]) == sorted(item["key"] for item in row["findings"])
+    order = [SEVERITIES.index(item["severity"]) for item in found["findings"]]
+    assert len(set(order)) > 1
+    assert order == sorted(order, reverse=True)
+    done = cli("explain", plan, "web")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"web: {row['verdict']}\n")
+    assert all(item["because"] in done.stdout and item["remedy"] in done.stdout for item in row["findings"])
+    assert json.loads(cli("explain", plan, "web", "-o", "json").stdout) == found

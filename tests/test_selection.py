@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from migrate.model import VM, Refused, Skipped
@@ -33,6 +35,13 @@ def vm(name="web1", uuid=UUID, state="shut off"):
 )
 def test_a_vm_is_wanted_when_any_select_and_no_exclude_matches(select, exclude, wanted):
     assert Selection.parse(select, exclude).wants(vm()) is wanted
+
+
+def test_a_vm_could_not_be_left_out_by_what_the_plan_calls_it():
+    office = replace(vm("Office Win11"), folder="office-win11")
+    assert not Selection.parse(exclude=["office-win11"]).wants(office)
+    assert Selection.parse(["office-win11"]).wants(office)
+    assert not Selection.parse(["office*"]).wants(office)
 
 
 def test_what_could_not_be_read_is_meant_by_its_name_or_as_a_whole_host():
