@@ -39,7 +39,7 @@ def pci(node: Node, context: Context, name: str) -> str:
     """The address below an element as 0000:06:12.5, or nothing where it is none."""
     text = context.document.text
     try:
-        parts = [_number(text(f"{node.path}.{name}.{part}") or "0") for part in PCI_LIMITS]
+        parts = [number(text(f"{node.path}.{name}.{part}") or "0") for part in PCI_LIMITS]
     except ValueError:
         return ""
     if any(not 0 <= part <= limit for part, limit in zip(parts, PCI_LIMITS.values(), strict=True)):
@@ -47,8 +47,11 @@ def pci(node: Node, context: Context, name: str) -> str:
     return "{:04x}:{:02x}:{:02x}.{:x}".format(*parts)
 
 
-def _number(text: str) -> int:
-    """A number as libvirt reads it in PCI addresses: hexadecimal behind 0x, octal behind 0 (device_conf.c)."""
+def number(text: str) -> int:
+    """A number as libvirt reads it in PCI addresses and USB ids (device_conf.c, domain_conf.c).
+
+    It is hexadecimal behind 0x and octal behind 0; ValueError for what is none.
+    """
     try:
         return int(text, 0)
     except ValueError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from migrate.mapping.devices import pci
+from migrate.mapping.devices import number, pci
 from migrate.mapping.paths import Node
 from migrate.mapping.signs import Context, Sign, View, flag, ignore, write
 
@@ -17,7 +17,7 @@ MDEV = "vfio-pci"
 
 def _hex(text: str) -> str:
     try:
-        return f"{int(text, 16):04x}"
+        return f"{number(text):04x}"
     except ValueError:
         return ""
 
