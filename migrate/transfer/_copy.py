@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 from errno import ENXIO
 from mmap import mmap
+from time import monotonic
 from typing import Protocol
 
 from migrate.model import Unfinished
@@ -176,12 +177,23 @@ class _Walk:
         with reader() as read:
             while not self.stop.is_set() and (item := self._next()):
                 index, parts = item
-                if self.throttle and self.stop.wait(self.throttle.reserve(sum(end - start for start, end in parts))):
+                if self.throttle and self._waits(self.throttle.reserve(sum(end - start for start, end in parts))):
                     return
                 length = min(BLOCK, self.size - index * BLOCK)
                 fill(buffer, index * BLOCK, parts, length, read)
                 self.take(index, parts, buffer, length)
                 self._report(index * BLOCK + length)
+
+    def _waits(self, seconds: float) -> bool:
+        """Waits for the throttle, and whether all is over; meanwhile `progress` may end it, for it can take minutes."""
+        until = monotonic() + seconds
+        while (left := until - monotonic()) > 0:
+            if self.stop.wait(min(left, 1.0)):
+                return True
+            with self.lock:
+                if self.progress:
+                    self.progress(self.passed, max(0, self.passed - self.data))
+        return self.stop.is_set()
 
     def _next(self) -> tuple[int, _Parts] | None:
         with self.lock:

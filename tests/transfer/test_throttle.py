@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrate.model import Image, Refused
+from migrate.model import Image, Refused, Unfinished
 from migrate.transfer import _copy, _stream, _throttle
 from migrate.transfer._bytes import serve
 from migrate.transfer._digest import BLOCK
@@ -113,3 +113,17 @@ def test_a_failing_copy_does_not_wait_for_its_turn(raw: Path):
     slow = Throttle(70 << 10)  # the first block passes at once, the second after a minute
     with serve([Image(str(raw), "raw")]) as uri, pytest.raises(OSError, match="No space"):
         _copy.copy(uri, Full(), done={}, on_chunks=lambda chunks: None, throttle=slow)
+
+
+@pytest.mark.timeout(30)
+def test_an_interrupted_copy_does_not_wait_for_its_turn(raw: Path):
+    slow = Throttle(70 << 10)
+    calls = []
+
+    def interrupted(position: int, _zeroes: int) -> None:
+        calls.append(position)
+        if len(calls) > 1:
+            raise Unfinished("interrupted")
+
+    with serve([Image(str(raw), "raw")]) as uri, pytest.raises(Unfinished, match="interrupted"):
+        _copy.copy(uri, Nowhere(), done={}, on_chunks=lambda chunks: None, throttle=slow, progress=interrupted)
