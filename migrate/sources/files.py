@@ -69,7 +69,8 @@ def _folder(folder: str, select: Selection) -> Iterator[VM | Skipped]:
             if not _is_network(real, data) and select.wants(vm := _vm(real, data)):
                 yield vm
         except Refused as refusal:
-            yield Skipped(*unread(real), str(refusal))
+            link = "" if real == path else f" ({_shown(path)} is a link to it)"
+            yield Skipped(*unread(real), f"{refusal}{link}")
     for error in unreadable:
         yield Skipped(*unread(error.filename), f"{_shown(error.filename)}: {error.strerror}")
     if empty and not unreadable:

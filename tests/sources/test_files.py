@@ -274,3 +274,10 @@ def test_a_format_has_the_name_that_qemu_has_for_it(tmp_path, name, format):
 def test_a_source_that_is_not_there_is_refused():
     with pytest.raises(Refused, match="files"):
         list(sources.collect("vmware", ["x"], Selection()))
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path):
+    (tmp_path / "web.xml").symlink_to("/nonexistent/web.xml")
+    (item,) = files.collect(str(tmp_path), Selection())
+    assert (item.name, item.source) == ("/nonexistent/web.xml", "files:///nonexistent/web.xml")
+    assert f"({tmp_path}/web.xml is a link to it)" in item.reason
