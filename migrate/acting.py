@@ -298,7 +298,7 @@ def _tell(outcome: Outcome, output: str, done: str = "copied and read back") -> 
         word = "there already, with evidence" if outcome.earlier else done
         word = f"UNVERIFIED, {item.unverified}" if item.unverified else word
         say(f"{_name(outcome)} -> {item.namespace}/{item.claim}: {human(item.bytes)}, {human(item.data)} data, {word}")
-    else:
+    elif outcome.disk is None:
         say(f"{_name(outcome)}: {NO_DISKS}")
 
 

@@ -6,6 +6,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -223,10 +224,13 @@ class _Run:
     def _of_made(self, row: Planned) -> Iterator[Outcome]:
         for disk in row.disks:
             evidence = self.arrived.get((disk.namespace, disk.claim))
-            problem = None
             if evidence and not transfer.method(evidence.method).present(disk, self.target, evidence):
-                problem = Unfinished(f"claim {disk.namespace}/{disk.claim} of the VM is gone: `undo`, and apply again")
-            yield Outcome(row.vm.folder, disk.name, evidence, problem, earlier=True)
+                gone = Unfinished(f"claim {disk.namespace}/{disk.claim} of the VM is gone: `undo`, and apply again")
+                yield Outcome(row.vm.folder, disk.name, evidence, gone, earlier=True)
+            elif evidence:
+                yield self._outcome(row.vm, disk, evidence, earlier=True)
+            else:
+                yield Outcome(row.vm.folder, disk.name, earlier=True)
         key = live.key_of(self.items[row.vm.folder].machine)
         yield Outcome(row.vm.folder, made=live.shown(key), earlier=True)
 
@@ -291,7 +295,7 @@ class _Run:
         if problem:
             self.journal.forget(self.target.name, evidence, str(problem))
             del self.arrived[disk.namespace, disk.claim]
-            return Outcome(vm.folder, disk.name, problem=Mismatch(f"{problem}; run again to send it anew"))
+            return Outcome(vm.folder, disk.name, problem=problem)
         evidence = replace(evidence, unverified="", read_back=evidence.source)
         self.journal.prove(self.target.name, evidence)
         self.arrived[disk.namespace, disk.claim] = evidence
@@ -358,7 +362,24 @@ def verify(folder: Path, target: Target, select: Selection, namespace: str | Non
             if evidence is None:
                 yield Outcome(row.vm.folder, disk.name, problem=Unfinished("was not copied yet; run `apply`"))
             else:
-                yield Outcome(row.vm.folder, disk.name, evidence, _verified(sent, disk, target, evidence, items))
+                problem = _verified(sent, disk, target, evidence, items)
+                yield Outcome(row.vm.folder, disk.name, _remembered(journal, target, evidence, problem), problem)
+
+
+def _remembered(path: Path, target: Target, evidence: Evidence, problem: Exception | None) -> Evidence:
+    """The evidence with what a reading found, which the journal keeps for `status` and `apply` if it can be written.
+
+    What no source proves is unverified whatever is read.
+    """
+    found = evidence
+    if evidence.source and isinstance(problem, Mismatch):
+        found = replace(evidence, unverified=str(problem))
+    elif evidence.source and evidence.unverified and problem is None:
+        found = replace(evidence, unverified="", read_back=evidence.source)
+    if found != evidence:
+        with suppress(Refused, Unfinished), journals.opened(path) as journal:
+            journal.prove(target.name, found)
+    return found
 
 
 def _verified(

@@ -125,7 +125,8 @@ def check(
     if found.root == (evidence.source or evidence.read_back) and found.tail is None:
         return None
     known = Tree.of(evidence.bytes, sent) if evidence.source and sent is not None else None
-    return (known and found.problem(claim, known)) or Mismatch(f"{claim} differs from what the evidence says")
+    problem = (known and found.problem(claim, known)) or f"{claim} differs from what the evidence says"
+    return Mismatch(f"{problem}; `undo` and apply again to send it anew")
 
 
 def read_back(cluster: ClusterTarget, disk: PlannedDisk, size: int) -> Found:

@@ -93,6 +93,23 @@ def test_an_upload_waits_for_storage_that_takes_nothing_for_a_while(
     assert same(cluster.claim_path("vms", "web-vda"), image)
 
 
+def test_bug_what_verify_found_was_forgotten_by_status_and_apply(
+    disk: Path, on_cluster: Command, cluster: Cluster, kubevirt_migrate: Command
+) -> None:
+    on_cluster("apply")
+    with cluster.claim_path("vms", "web-vda").open("r+b") as claim:
+        claim.seek(8 << 20)
+        claim.write(b"?")
+    assert "at byte 8388608" in on_cluster("verify", status=4).stderr
+    assert "unverified" in kubevirt_migrate("status", "plan", status=3).stdout
+    assert "undo" in on_cluster("apply", status=3).stderr
+    on_cluster("undo", "--yes")
+    on_cluster("apply")
+    assert same(cluster.claim_path("vms", "web-vda"), disk)
+    on_cluster("verify")
+    kubevirt_migrate("status", "plan")
+
+
 @pytest.mark.parametrize("damage, where", [(flip, "at byte 8388608"), (scribble, "behind the end")])
 def test_a_mismatch_that_stays_is_located_and_no_vm_is_made(
     damage: Any, where: str, disk: Path, on_cluster: Command, cluster: Cluster

@@ -60,10 +60,42 @@ def test_every_byte_of_every_disk_arrives(host: Host, kubevirt_migrate: Command,
         assert claim.stat().st_blocks * 512 < 5 << 20, f"{claim} is not sparse"
 
     claim = tmp_path / "claims/real/varied-vdb/disk.img"
-    with claim.open("r+b") as damaged:
-        damaged.seek(20 << 20)
-        damaged.write(b"x")
+    damage(claim, b"x")
     assert "varied-vdb" in kubevirt_migrate("verify", "plan", "--directory", "claims", status=4).stderr
+
+
+def damage(claim: Path, data: bytes) -> None:
+    with claim.open("r+b") as file:
+        file.seek(20 << 20)
+        file.write(data)
+
+
+def test_bug_what_verify_found_was_forgotten_by_status_and_apply(
+    host: Host, kubevirt_migrate: Command, tmp_path: Path, site: Path
+) -> None:
+    image = host.image("plain.raw", "32M", "write -P 5 31M 1M", format="raw")
+    host.define("plain", image)
+    plan(kubevirt_migrate, host, site, "plain")
+    to = ("plan", "--directory", "claims")
+    kubevirt_migrate("apply", *to)
+    claim = tmp_path / "claims/real/plain-vda/disk.img"
+
+    damage(claim, b"x")
+    kubevirt_migrate("verify", *to, status=4)
+    (row,) = json.loads(kubevirt_migrate("status", "plan", "-o", "json", status=3).stdout)
+    assert row["state"] == "unverified"
+    assert "byte 20971520" in row["disks"][0]["evidence"]["unverified"]
+    damage(claim, b"\0")
+    kubevirt_migrate("verify", *to)
+    kubevirt_migrate("status", "plan")
+
+    damage(claim, b"x")
+    kubevirt_migrate("verify", *to, status=4)
+    assert "move what is there away" in kubevirt_migrate("apply", *to, status=4).stderr
+    claim.rename(tmp_path / "damaged.img")
+    kubevirt_migrate("apply", *to)
+    kubevirt_migrate("verify", *to)
+    assert same(claim, image)
 
 
 def test_one_shot_moves_one_vm(host: Host, kubevirt_migrate: Command, tmp_path: Path, site: Path) -> None:
