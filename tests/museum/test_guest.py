@@ -60,7 +60,7 @@ def test_the_unit_of_memory_was_ignored_or_decimal(xml: str, amount: str, transl
 
     given = to_bytes(_spec(translated(xml))["domain"]["memory"]["guest"])
     # libvirt rounds up to MiB when it starts a guest.
-    assert to_bytes(amount) <= given < to_bytes(amount) + 1024**2
+    assert given == -(-to_bytes(amount) // 1024**2) * 1024**2
 
 
 def test_vcpus_were_multiplied_by_the_topology(translated: Callable) -> None:
