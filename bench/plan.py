@@ -37,11 +37,11 @@ TRANSLATE = """
 import sys, time
 from pathlib import Path
 from migrate import pipeline, site
-from migrate.mapping import rules
+from migrate.mapping import rule_files
 from migrate.model import Refused
 from migrate.selection import Selection
 from migrate.target.vocabulary import target
-known, chosen, found = rules.load(), target("1.9"), site.load(Path(sys.argv[2]))
+known, chosen, found = rule_files.load(), target("1.9"), site.load(Path(sys.argv[2]))
 inventory = pipeline.opened([Path(sys.argv[1])], Selection())
 vms = list(inventory)
 count, started = 0, time.perf_counter()

@@ -120,7 +120,7 @@ def collect(
 ) -> None:
     """Read VMs into an inventory folder; nothing is changed at the source. SOURCE is libvirt or files."""
     from migrate import pipeline
-    from migrate.mapping.rules import load
+    from migrate.mapping.rule_files import load
 
     inventory = pipeline.collect(source, urls, selected(select, exclude), load(*rules), dir_)
     if output == "json":
@@ -179,7 +179,7 @@ def site(
     """Write a first site file, with a comment for every pool, network and device that the VMs mention."""
     from migrate import drafting, pipeline
     from migrate import site as sites
-    from migrate.mapping.rules import load
+    from migrate.mapping.rule_files import load
 
     if bool(table) == bool(paths) or (table and (as_csv or site)) or (site and not as_csv):
         raise click.UsageError("Give an inventory or XML files, with --csv also a --site; or --from-csv alone.")
@@ -241,7 +241,7 @@ def what_if(
     from datetime import date
 
     from migrate import whatif
-    from migrate.mapping.rules import load
+    from migrate.mapping.rule_files import load
 
     answer = whatif.ask(plan, kubevirt, feature_gates, load(*rules), selected(select, exclude), date.today())
     if output == "json":
@@ -276,7 +276,7 @@ def explain(plan: Path, vm: str, path: str | None, output: str) -> None:
 def rules(id: str | None, rules: tuple[Path, ...], output: str) -> None:
     """The list of the rules, or one rule's page."""
     from migrate import pages
-    from migrate.mapping.rules import load
+    from migrate.mapping.rule_files import load
 
     known = load(*rules)
     if id is None:
@@ -319,7 +319,7 @@ def run(
 ) -> None:
     """The one-shot: collect, plan, apply and verify. Stops before the copy at blockers; run again to resume."""
     from migrate import pipeline, sources
-    from migrate.mapping.rules import load
+    from migrate.mapping.rule_files import load
     from migrate.model import VM
     from migrate.selection import Selection
 
@@ -389,7 +389,7 @@ def _plan(
 
     from migrate import pipeline, reporting
     from migrate import site as sites
-    from migrate.mapping import rules as all_rules
+    from migrate.mapping import rule_files
     from migrate.spread import cores
     from migrate.target import vocabulary
 
@@ -407,7 +407,7 @@ def _plan(
         ask = partial(api.refusal, client) if dry_run else None
     named = kubevirt or (None if there else NEWEST)
     target = vocabulary.target(named, feature_gates) if named else there.target(feature_gates)
-    known = all_rules.load(*rules)
+    known = rule_files.load(*rules)
     inventory = pipeline.opened(paths, meant)
     if inventory.vms and not meant.narrows:
         _tell_unmet(chosen, inventory)

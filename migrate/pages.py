@@ -12,7 +12,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from migrate.mapping.rules import Row, Rule, Rules, load
+from migrate.mapping.rule_files import load
+from migrate.mapping.rules import Row, Rule, Rules
 from migrate.model import Refused
 from migrate.site import nearest
 from migrate.target.vocabulary import API_VERSIONS, TEMPLATE, needs, since, versions

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from migrate import inventory, journal, pipeline, reporting
 from migrate.data import data_path
-from migrate.mapping import rules as all_rules
+from migrate.mapping import rule_files
 from migrate.model import Refused
 from migrate.selection import Selection
 from migrate.site import Site
@@ -296,7 +296,7 @@ def test_hostile_names_stay_inside_the_folder_and_the_yaml(name: str, tmp_path_f
     except Exception as refusal:
         assert "\n" not in str(refusal)
         return
-    items = pipeline.plan(found, all_rules.load(), target("1.9"), Site())
+    items = pipeline.plan(found, rule_files.load(), target("1.9"), Site())
     reporting.write_plan(home / "out/plan", items, target("1.9"))
     assert {path.name for path in home.iterdir()} == {"in", "out"}
     (place,) = (path for path in (home / "out/plan").iterdir() if path.is_dir())
@@ -579,7 +579,7 @@ def test_where_nobody_reads_the_output_all_is_done_and_the_exit_code_is_true(
 
 def test_of_two_plans_into_one_folder_the_second_is_refused(web: Path, tmp_path: Path) -> None:
     found = pipeline.opened([web], Selection.parse())
-    (item,) = pipeline.plan(found, all_rules.load(), target("1.9"), Site())
+    (item,) = pipeline.plan(found, rule_files.load(), target("1.9"), Site())
 
     def rows(partial: Path) -> Iterator[reporting.Row]:
         done = cli("plan", web, "-d", tmp_path / "plan")

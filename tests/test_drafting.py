@@ -24,8 +24,7 @@ from migrate import drafting
 from migrate import site as sites
 from migrate.data import data_path
 from migrate.inventory import Inventory
-from migrate.mapping import interface, vocabulary
-from migrate.mapping import rules as all_rules
+from migrate.mapping import interface, rule_files, vocabulary
 from migrate.mapping.paths import Node, parse, without_secret
 from migrate.mapping.rules import Rules
 from migrate.mapping.signs import Context
@@ -68,7 +67,7 @@ def vm(n: int = 0, name: str = "web", bridge: str = "br0", **facts: Any) -> VM:
 
 @cache
 def rules() -> Rules:
-    return all_rules.load()
+    return rule_files.load()
 
 
 def draft(*vms: VM) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from migrate import pages
-from migrate.mapping import rules as all_rules
+from migrate.mapping import rule_files
 from migrate.model import Refused
 
-RULES = all_rules.load()
+RULES = rule_files.load()
 FOLDER = Path(__file__).parent.parent / "mappings" / "pages"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from lxml import etree
 from test_cli import cli, domain
 
-from migrate.mapping import rules as all_rules
+from migrate.mapping import rule_files
 from migrate.mapping.paths import PREFIXES, REPEATED
 
 SECRET = "hunter2-planted"
@@ -17,7 +17,7 @@ URIS = {prefix: uri for uri, prefix in PREFIXES.items()}
 
 def secret_patterns() -> list[str]:
     """Every pattern of a rule that marks its leaves secret, with `*` and `**` filled in."""
-    patterns = {pattern for rule in all_rules.load().rules.values() if rule.secret for pattern in rule.patterns}
+    patterns = {pattern for rule in rule_files.load().rules.values() if rule.secret for pattern in rule.patterns}
     filled = {pattern.replace("**", "any.more").replace("*", "any") for pattern in patterns}
     return sorted(pattern for pattern in filled if not pattern.startswith(f"{REPEATED}."))  # in tests/mapping
 

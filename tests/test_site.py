@@ -20,7 +20,7 @@ from migrate import pipeline, reporting
 from migrate import site as sites
 from migrate.data import data_path
 from migrate.inventory import Inventory
-from migrate.mapping import rules as all_rules
+from migrate.mapping import rule_files
 from migrate.model import VM, Disk, Finding, LeftOut, Refused, Skipped, Translation
 from migrate.site import KEYS, VM_KEYS, Lun, Named, Network, Site
 from migrate.target.vocabulary import strict, target
@@ -58,7 +58,7 @@ def translated(text: str = "", today: date = DAY, bus: str = "virtio", osinfo: s
     metadata = OSINFO.format(osinfo) if osinfo else ""
     found.xml = DOMAIN.format(name=found.name, uuid=UUID, bus=bus, metadata=metadata).encode()
     networks = "" if "networks" in text else "\nnetworks: {default: {multus: net}}\n"
-    result = pipeline.translate(found, all_rules.load(), target("1.9"), read(text + networks), today)
+    result = pipeline.translate(found, rule_files.load(), target("1.9"), read(text + networks), today)
     assert not result.internal
     for manifest in (result.manifest, *result.claims):
         assert not strict(manifest, target("1.9"))
@@ -263,7 +263,7 @@ def test_a_lun_that_is_handed_over_was_said_to_grow(text: str, version: str, gro
     xml = DOMAIN.format(name="web-1", uuid=UUID, bus="virtio", metadata="").replace("</devices>", lun).encode()
     disks = [Disk("vda", capacity=2**30), Disk("sdb", "lun", "block", "/dev/sdb", capacity=2**30)]
     site = read(text + "\nnetworks: {default: {multus: net}}")
-    found = pipeline.translate(vm(xml=xml, disks=disks), all_rules.load(), target(version), site)
+    found = pipeline.translate(vm(xml=xml, disks=disks), rule_files.load(), target(version), site)
     said = [gain.value for gain in found.gains if "Filesystem claim" in gain.because]
     assert said == ([grown] if grown else [])
 
@@ -320,7 +320,7 @@ def test_an_annotation_of_the_site_file_took_the_place_of_a_rules(tmp_path: Path
     (tmp_path / "frob.yaml").write_text(f"about: a\neach: frob\nrules: [{rule}]\n")
     xml = DOMAIN.format(name="web-1", uuid=UUID, bus="virtio", metadata="<frob level='3'/>").encode()
     site = read("annotations: {frob-0: mine, other: mine}")
-    found = pipeline.translate(vm(xml=xml, disks=[Disk("vda")]), all_rules.load(tmp_path), target("1.9"), site)
+    found = pipeline.translate(vm(xml=xml, disks=[Disk("vda")]), rule_files.load(tmp_path), target("1.9"), site)
     annotations = found.manifest["metadata"]["annotations"]
     assert (annotations["frob-0"], annotations["other"]) == ("3", "mine")
     (said,) = [item for item in found.findings if item.id == "site/written"]
@@ -373,7 +373,7 @@ def test_of_several_keys_for_a_vm_the_most_exact_counts_and_maps_are_merged() ->
 
 def test_a_vm_left_out_is_listed_with_the_reason_and_does_not_count(tmp_path: Path) -> None:
     site = read("vms: {scratch: {skip: made anew}}")
-    items = list(pipeline.plan(Inventory([vm("scratch")]), all_rules.load(), target("1.9"), site, DAY))
+    items = list(pipeline.plan(Inventory([vm("scratch")]), rule_files.load(), target("1.9"), site, DAY))
     assert [type(item) for item in items] == [LeftOut]
     summary = reporting.write_plan(tmp_path / "plan", items, target("1.9"))
     (row,) = json.loads((tmp_path / "plan/report.json").read_text())["skipped"]

@@ -11,7 +11,7 @@ import pytest
 
 from migrate import inventory, pipeline, reporting, state, whatif
 from migrate import site as sites
-from migrate.mapping import rules as all_rules
+from migrate.mapping import rule_files
 from migrate.model import VM, BlockJob, Disk, Image, Refused
 from migrate.selection import Selection
 from migrate.site import Site
@@ -34,7 +34,7 @@ def vm(**facts: Any) -> VM:
 
 
 def differing(xml: bytes, live: bytes, site: Site | None = None) -> list[Any]:
-    plan = pipeline.translate(vm(xml=xml, live=live, has_live=True), all_rules.load(), target("1.9"), site or Site())
+    plan = pipeline.translate(vm(xml=xml, live=live, has_live=True), rule_files.load(), target("1.9"), site or Site())
     return [finding for finding in plan.findings if finding.id == "state/live-differs"]
 
 
@@ -78,7 +78,7 @@ DISK = "<disk type='file'><source file='/d/a'/><target dev='vda' bus='virtio'/><
 def test_a_paused_vm_was_told_twice_that_it_is_paused(facts: dict[str, Any], said: list[str]) -> None:
     xml = domain(devices=DISK)
     disks = [Disk("vda", capacity=1 << 30, path="/d/a", chain=[Image("/d/a", "raw")])]
-    plan = pipeline.translate(vm(xml=xml, disks=disks, **facts), all_rules.load(), target("1.9"), Site())
+    plan = pipeline.translate(vm(xml=xml, disks=disks, **facts), rule_files.load(), target("1.9"), Site())
     assert sorted(item.id for item in plan.findings if item.id.startswith(("state/", "transfer/"))) == said
     assert plan.disks[0].unfit
 
@@ -152,7 +152,7 @@ def test_bug_a_block_job_was_a_difference_to_be_edited_away() -> None:
     disk = "<disk><source file='/d/a'/>{}<target dev='vda' bus='virtio'/></disk>"
     record = vm(xml=domain(devices=disk.format("")), live=domain(devices=disk.format(mirror)), has_live=True)
     record.jobs, record.disks = [BlockJob("vda", "copy")], [Disk("vda", path="/d/a", format="raw", capacity=1 << 30)]
-    plan = pipeline.translate(record, all_rules.load(), target("1.9"), Site())
+    plan = pipeline.translate(record, rule_files.load(), target("1.9"), Site())
     assert [finding.id for finding in plan.findings if finding.id.startswith("state/")] == ["state/block-job"]
 
 
@@ -175,7 +175,7 @@ def test_bug_a_device_was_named_by_its_position_in_the_other_domain() -> None:
     plugged = domain(devices=first + disk.format("b", "") + disk.format("c", slow))
     disks = [Disk(f"vd{name}", path=f"/d/{name}", format="raw", capacity=1 << 30) for name in "ac"]
     record = vm(xml=domain(devices=first + last), live=plugged, has_live=True, disks=disks)
-    plan = pipeline.translate(record, all_rules.load(), target("1.9"), Site())
+    plan = pipeline.translate(record, rule_files.load(), target("1.9"), Site())
     new, changed = (finding for finding in plan.findings if finding.id == "state/live-differs")
     assert "in devices.disk[1] of the running guest (volumes[vdb].name" in new.because
     assert "in devices.disk[1] (disk-limits/lost: so now, nothing then)" in changed.because
@@ -319,7 +319,7 @@ def test_bug_a_guest_that_writes_to_another_image_went_unsaid(now: tuple[str, ..
     xml = domain(devices=IMAGE.format("file", "raw", "file", "/d/a", ""))
     disks = [Disk("vda", path="/d/a", format="raw", capacity=1 << 30, pool="default")]
     record = vm(xml=xml, live=domain(devices=IMAGE.format(*now)), has_live=True, disks=disks)
-    plan = pipeline.translate(record, all_rules.load(), target("1.9"), Site())
+    plan = pipeline.translate(record, rule_files.load(), target("1.9"), Site())
     found = [finding for finding in plan.findings if finding.id == "state/live-differs"]
     assert [said in finding.because for finding in found] == [True] * (said is not None)
 
@@ -330,7 +330,7 @@ def test_bug_a_disk_in_further_devices_that_is_another_image_now_stopped_the_pla
         return domain().replace(b"</domain>", f"{devices}</domain>".encode())
 
     record = vm(xml=further("/d/a"), live=further("/d/b"), disks=[Disk("vda", path="/d/a", format="raw")])
-    plan = pipeline.translate(record, all_rules.load(), target("1.9"), Site())
+    plan = pipeline.translate(record, rule_files.load(), target("1.9"), Site())
     assert {"repeated/further"} <= {finding.id for finding in plan.all_findings()}
 
 
@@ -342,10 +342,10 @@ def test_what_a_transient_disk_writes_to_is_no_difference() -> None:
     for capacity in (1 << 30, None):
         record = vm(xml=domain(devices=defined), live=domain(devices=running))
         record.disks = [Disk("vda", path="/d/a", format="raw", capacity=capacity)]
-        plan = pipeline.translate(record, all_rules.load(), target("1.9"), Site())
+        plan = pipeline.translate(record, rule_files.load(), target("1.9"), Site())
         assert not [finding for finding in plan.findings if finding.id == "state/live-differs"]
     record.live = domain(devices=running.replace("<transient/>", ""))
-    plan = pipeline.translate(record, all_rules.load(), target("1.9"), Site())
+    plan = pipeline.translate(record, rule_files.load(), target("1.9"), Site())
     (finding,) = (finding for finding in plan.findings if finding.id == "state/live-differs")
     assert "image: /d/a.TRANSIENT-web (qcow2) now, /d/a (raw) then" in finding.because
 
@@ -367,7 +367,7 @@ def test_bug_the_running_domain_kept_what_a_rule_of_the_user_hides(tmp_path: Pat
         "rules: [{id: mine, owns: frob.key, secret: 'true', flag: note, because: Gone., remedy: None.}]"
     )
     xml = domain(more="<frob key='hunter2'/>")
-    plan = pipeline.translate(vm(xml=xml, live=xml), all_rules.load(tmp_path), target("1.9"), Site())
+    plan = pipeline.translate(vm(xml=xml, live=xml), rule_files.load(tmp_path), target("1.9"), Site())
     assert b"(redacted)" in plan.live and b"hunter2" not in plan.live
 
 
@@ -387,7 +387,7 @@ def test_the_live_xml_is_kept_beside_the_domain_and_in_the_plan(tmp_path: Path) 
     found = inventory.read(stock)
     assert [(item.xml, item.live) for item in found] == [(domain(2), domain(4))]
     assert "live" not in json.loads((stock / "inventory.json").read_text())["vms"][0]
-    rules = all_rules.load()
+    rules = rule_files.load()
     reporting.write_plan(plan, pipeline.plan(found, rules, target("1.9"), Site()), target("1.9"))
     answer = whatif.ask(plan, None, "", rules, Selection.parse(), date(2027, 1, 1))
     assert not answer.changes and not answer.unseen

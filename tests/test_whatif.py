@@ -14,7 +14,7 @@ import pytest
 from migrate import pipeline, reporting, whatif
 from migrate import site as sites
 from migrate.data import data_path
-from migrate.mapping import rules as all_rules
+from migrate.mapping import rule_files
 from migrate.model import Refused
 from migrate.selection import Selection
 from migrate.target.vocabulary import Target, target
@@ -51,7 +51,7 @@ def plan(tmp_path: Path) -> Path:
     (tmp_path / "site").write_text(SITE)
     site, planned = sites.load(tmp_path / "site"), target("1.9", "-HostDevices")
     inventory = pipeline.opened(sorted(tmp_path.glob("*.xml")), Selection.parse())
-    items = pipeline.plan(inventory, all_rules.load(), planned, site, DAY)
+    items = pipeline.plan(inventory, rule_files.load(), planned, site, DAY)
     reporting.write_plan(tmp_path / "plan", items, planned, site.text)
     for path in tmp_path.glob("*.xml"):
         path.unlink()
@@ -59,7 +59,7 @@ def plan(tmp_path: Path) -> Path:
 
 
 def ask(plan: Path, kubevirt: str | None = None, gates: str = "", *select: str) -> whatif.Answer:
-    return whatif.ask(plan, kubevirt, gates, all_rules.load(), Selection.parse(select), DAY)
+    return whatif.ask(plan, kubevirt, gates, rule_files.load(), Selection.parse(select), DAY)
 
 
 def test_nothing_changes_on_the_same_target_and_every_finding_is_found_again(plan: Path) -> None:
@@ -144,9 +144,9 @@ def test_the_namespace_and_machine_types_of_a_plan_count_for_what_if(plan: Path,
     site = sites.moved(sites.load(tmp_path / "site"), "elsewhere")
     inventory = pipeline.opened([plan / "plain/source.xml"], Selection.parse())
     planned = Target("1.9", machines=frozenset({"amd64/pc-i440fx*"}))
-    items = pipeline.plan(inventory, all_rules.load(), planned, site, DAY)
+    items = pipeline.plan(inventory, rule_files.load(), planned, site, DAY)
     reporting.write_plan(tmp_path / "second", items, planned, site.text)
     assert sites.load(tmp_path / "second/site.yaml").namespace == "elsewhere"
-    answer = whatif.ask(tmp_path / "second", None, "", all_rules.load(), Selection.parse(), DAY)
+    answer = whatif.ask(tmp_path / "second", None, "", rule_files.load(), Selection.parse(), DAY)
     assert answer.before.machines == answer.after.machines == planned.machines
     assert set(answer.verdicts) == {("blocked", "blocked")}

@@ -14,6 +14,7 @@ from pathlib import Path
 from lxml import etree
 
 from migrate import pipeline
+from migrate.mapping import rule_files
 from migrate.mapping import rules as all_rules
 from migrate.mapping.paths import PREFIXES, parse
 from migrate.model import Refused, Skipped, Translation
@@ -62,7 +63,7 @@ def _kind(refusal: Skipped) -> str:
 
 def main(folder: Path) -> int:
     """Plans all of a folder, prints counts and broken promises."""
-    rules, chosen, started = all_rules.load(), target("1.9"), time.monotonic()
+    rules, chosen, started = rule_files.load(), target("1.9"), time.monotonic()
     counts: dict[str, Counter[str]] = {name: Counter() for name in ("refused", "verdicts", "leaves", "types")}
     promises: list[str] = []
     inventory = pipeline.opened([folder], Selection())

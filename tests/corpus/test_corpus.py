@@ -9,7 +9,7 @@ from corpus.run import broken, leaves, main
 from lxml import etree
 
 from migrate import pipeline
-from migrate.mapping import rules as all_rules
+from migrate.mapping import rule_files
 from migrate.model import Translation
 from migrate.selection import Selection
 from migrate.site import Site
@@ -24,7 +24,7 @@ BLOCKED = {"container", "xen-paravirtual", "power", "riscv"}
 @pytest.fixture(scope="module", params=["1.3", "1.9"])
 def plans(request: pytest.FixtureRequest) -> tuple[str, list[Translation]]:
     inventory = pipeline.opened([DOMAINS], Selection())
-    found = list(pipeline.plan(inventory, all_rules.load(), target(request.param), Site()))
+    found = list(pipeline.plan(inventory, rule_files.load(), target(request.param), Site()))
     assert all(isinstance(item, Translation) for item in found)
     return request.param, found
 

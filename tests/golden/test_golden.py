@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from migrate import pipeline, site
-from migrate.mapping import rules as all_rules
+from migrate.mapping import rule_files
 from migrate.model import VM, Disk, Translation
 from migrate.target import manifests
 from migrate.target.vocabulary import strict, target
@@ -16,7 +16,7 @@ from migrate.target.vocabulary import strict, target
 HERE = Path(__file__).parent
 CASES = sorted(HERE.glob("*.xml"))
 GIB = 2**30
-RULES, SITE = all_rules.load(), site.load(HERE / "site.yaml")
+RULES, SITE = rule_files.load(), site.load(HERE / "site.yaml")
 
 
 def translated(path: Path) -> Translation:

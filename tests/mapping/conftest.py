@@ -9,7 +9,7 @@ import pytest
 from lxml import etree
 
 from migrate import site as sites
-from migrate.mapping import ledger, vocabulary
+from migrate.mapping import ledger, rule_files, vocabulary
 from migrate.mapping import rules as all_rules
 from migrate.mapping.paths import as_xml, parse
 from migrate.mapping.signs import Context
@@ -70,4 +70,4 @@ def run() -> Callable[..., ledger.Ledger]:
 
 @pytest.fixture(scope="session")
 def rules() -> all_rules.Rules:
-    return all_rules.load()
+    return rule_files.load()

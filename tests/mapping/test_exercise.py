@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import pytest
 
-from migrate.mapping import rules as all_rules
+from migrate.mapping import rule_files
 from migrate.mapping.ledger import Ledger
 
-RULES = all_rules.load()
+RULES = rule_files.load()
 DOMAINS = sorted((Path(__file__).parent.parent / "corpus" / "domains").glob("*.xml"))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from migrate.mapping import rule_files
 from migrate.mapping import rules as all_rules
 from migrate.mapping.signs import Context, Sign, View, flag, ignore, write
 
@@ -48,7 +49,7 @@ rules:
 @pytest.fixture
 def custom(tmp_path: Path) -> all_rules.Rules:
     (tmp_path / "gizmo.yaml").write_text(RULES)
-    return all_rules.load(tmp_path)
+    return rule_files.load(tmp_path)
 
 
 def test_every_leaf_has_one_entry_and_the_most_specific_owner(custom: all_rules.Rules, run: Callable) -> None:
@@ -90,7 +91,7 @@ def test_a_findings_key_does_not_change_with_the_index(custom: all_rules.Rules, 
 
 def test_a_finding_about_several_leaves_names_each_with_its_value(run: Callable) -> None:
     floppy = "<devices><disk type='file' device='floppy'><source file='/{}'/><target dev='fda'/></disk></devices>"
-    rules = all_rules.load()
+    rules = rule_files.load()
     entries = [entry for name in "ab" for entry in run(floppy.format(name), rules).entries]
     values = {finding.value for entry in entries for finding in entry.findings}
     assert {"type=file, device=floppy, source.file=/a, target.dev=fda"} <= values
@@ -199,7 +200,7 @@ def test_what_the_version_lacks_turns_into_a_flag(custom: all_rules.Rules, run: 
     (tmp_path / "late.yaml").write_text(
         "rules:\n  - {id: late, owns: gadget.policy, copy: domain.rebootPolicy, why: New in late versions.}\n"
     )
-    rules = all_rules.load(tmp_path)
+    rules = rule_files.load(tmp_path)
     assert "domain.rebootPolicy" in run("<gadget policy='x'/>", rules, {"kubevirt": "1.9"}).writes
     book = run("<gadget policy='x'/>", rules, {"kubevirt": "1.3"})
     finding = next(finding for entry in book.entries for finding in entry.findings if finding.rule == "late")

@@ -18,8 +18,7 @@ import pytest
 from lxml import etree
 
 from migrate import site as sites
-from migrate.mapping import ledger, vocabulary
-from migrate.mapping import rules as all_rules
+from migrate.mapping import ledger, rule_files, vocabulary
 from migrate.mapping.paths import PREFIXES, Document, Leaf, parse
 from migrate.mapping.signs import EFI_IMAGE, Context
 from migrate.model import REDACTED, VM, Entry
@@ -28,7 +27,7 @@ from migrate.target.vocabulary import target
 
 TESTS = Path(__file__).parent.parent
 DOMAINS = [*sorted((TESTS / "golden").glob("*.xml")), *sorted((TESTS / "corpus" / "domains").glob("*.xml"))]
-RULES = all_rules.load()
+RULES = rule_files.load()
 KNOWN = vocabulary.load()
 TARGET = target("1.9")
 SITE = sites.checked(

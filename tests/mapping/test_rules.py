@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
+from migrate.mapping import rule_files
 from migrate.mapping import rules as all_rules
-from migrate.model import Refused
 from migrate.target.vocabulary import load, versions
 
-RULES = all_rules.load()
+RULES = rule_files.load()
 EXAMPLES = [
     pytest.param(rule, example, id=f"{rule.id}-{number}")
     for rule in RULES.rules.values()
@@ -50,45 +49,3 @@ def test_an_inventory_keeps_all_that_the_rules_need(rule: all_rules.Rule, exampl
 def test_what_a_rule_writes_exists_in_a_kubevirt_version(rule: all_rules.Rule) -> None:
     known = [load(version) for version in versions()]
     assert not [path for path in rule.writes if not any(version.field(path) for version in known)]
-
-
-GOOD = """
-about: A file of a user.
-rules:
-  - id: mine
-    owns: frobnicator.level
-    flag: note
-    because: The frobnicator is gone.
-    remedy: Do without it.
-"""
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (("flag: note", "flag: fatal"), "severity 'fatal'"),
-        (("because:", "becuase:"), "did you mean because?"),
-        (("    remedy: Do without it.\n", ""), "needs `because`"),
-        (("flag: note", "copy: domain.cpu.model\n    flag: note"), "exactly one of"),
-        (("flag: note", "call: os.system"), "cannot be loaded"),
-        (("flag: note", "call: __builtins__.eval"), "cannot be loaded"),
-        (("id: mine", "id: mine\n    id: yours"), "stands twice"),
-        (("owns: frobnicator.level", "owns: memory.unit"), "replace that rule by its id"),
-        (("id: mine", "id: unknown"), "so it owns just **"),
-        (("about:", "about: [unclosed"), "line"),
-    ],
-)
-def test_the_loader_refuses_and_says_what(change: tuple[str, str], says: str, tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text(GOOD.replace(*change))
-    with pytest.raises(Refused) as refusal:
-        all_rules.load(tmp_path)
-    assert says in str(refusal.value)
-    assert "\n" not in str(refusal.value)
-
-
-def test_a_users_rule_owns_what_nobody_knew(tmp_path: Path, run: Callable) -> None:
-    (tmp_path / "mine.yaml").write_text(GOOD)
-    xml = "<frobnicator level='3'/>"
-    owners = {entry.path: entry.rule for entry in run(xml, all_rules.load(tmp_path)).entries}
-    assert owners["frobnicator.level"] == "mine"
-    assert {entry.path: entry.rule for entry in run(xml, RULES).entries}["frobnicator.level"] == "unknown"

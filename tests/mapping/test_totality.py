@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
+from migrate.mapping import rule_files, vocabulary
 from migrate.mapping import rules as all_rules
-from migrate.mapping import vocabulary
 
-RULES = all_rules.load()
+RULES = rule_files.load()
 # Stand for any value that no `where` names, and for a leaf that is not there.
 ELSE, ABSENT = "something else", None
 

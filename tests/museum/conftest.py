@@ -10,7 +10,7 @@ from mapping.conftest import UUID, document
 
 from migrate import pipeline
 from migrate import site as sites
-from migrate.mapping import rules as all_rules
+from migrate.mapping import rule_files
 from migrate.model import VM, Translation
 from migrate.sources import _domain
 from migrate.target.vocabulary import target
@@ -21,7 +21,7 @@ GIB = 2**30
 @pytest.fixture(scope="session")
 def translated() -> Callable[..., Translation]:
     """`translated(xml, site, sizes)`: a shut-off VM of a libvirt host; `sizes` are bytes by target dev, else 1 GiB."""
-    rules = all_rules.load()
+    rules = rule_files.load()
 
     def run(
         xml: str,

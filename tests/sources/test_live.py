@@ -13,7 +13,7 @@ from sources.daemon import Daemon, disk, image
 
 from migrate import pipeline, sources
 from migrate import site as sites
-from migrate.mapping import rules as all_rules
+from migrate.mapping import rule_files
 from migrate.model import VM, BlockJob, Translation
 from migrate.selection import Selection
 from migrate.sources import libvirt as source
@@ -53,7 +53,7 @@ def collected(daemon: Daemon) -> VM:
 
 def planned(daemon: Daemon, folder: Path) -> Translation:
     """The VM collected into an inventory and planned."""
-    rules = all_rules.load()
+    rules = rule_files.load()
     inventory = pipeline.collect("libvirt", [daemon.url], Selection.parse(), rules, folder)
     networks = sites.checked({"networks": {"user/vlan:9": {"pod": "masquerade"}, "default": {"multus": "net"}}}, "t")
     (found,) = pipeline.plan(inventory, rules, target("1.9"), networks)

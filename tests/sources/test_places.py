@@ -6,8 +6,7 @@ import pytest
 from sources.daemon import Daemon
 
 from migrate import site as sites
-from migrate.mapping import ledger, nic_names, vocabulary
-from migrate.mapping import rules as all_rules
+from migrate.mapping import ledger, nic_names, rule_files, vocabulary
 from migrate.mapping.paths import parse
 from migrate.mapping.signs import Context
 from migrate.model import VM
@@ -33,7 +32,7 @@ def _context(xml: str) -> Context:
     """What rules see of a domain."""
     vm = VM("launched", "", "libvirt", "", "", "", "launched", xml=xml.encode())
     document = vocabulary.read(parse(vm.xml, vm.name))
-    ledger.imply(document, all_rules.load())
+    ledger.imply(document, rule_files.load())
     return Context(vm, document, sites.checked({}, "none"), target("1.9"), {})
 
 
