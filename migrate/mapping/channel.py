@@ -30,4 +30,4 @@ def gate(view: View, context: Context) -> tuple[str, str] | str | None:
 
 def gained_agent(context: Context, writes: Mapping[str, Any]) -> str | None:
     """The guest agent's channel where the source has none."""
-    return None if AGENT in _names(context) else AGENT
+    return None if AGENT in set(_names(context)) else AGENT

@@ -40,7 +40,8 @@ PRESENT = {"yes": True, "no": False}
 def offset(view: View, context: Context) -> Iterator[Sign]:
     """Where the clock starts; a number as the adjustment of utc or localtime makes it variable, as libvirt reads it."""
     kind, adjustment = view.text("clock.offset"), view.text("clock.adjustment")
-    leaves = [leaf for leaf in view.owned if leaf.attribute in ("offset", *READ.get(kind, (leaf.attribute,)), None)]
+    read = READ.get(kind)
+    leaves = [leaf for leaf in view.owned if leaf.attribute in (None, "offset") or not read or leaf.attribute in read]
     unread = [leaf for leaf in view.owned if leaf not in leaves]
     if unread:
         yield ignore(unread, f"libvirt does not read it for a clock of offset {kind}.")
@@ -105,7 +106,7 @@ def timer(view: View, context: Context) -> Iterator[Sign]:
     if name == "hpet" and not (present and present.value == "no"):
         yield flag(view.owned, "hpet")
         return
-    written = []
+    written: list[tuple[Leaf, str, str | bool]] = []
     if present and present.value in PRESENT:
         written.append((present, "present", PRESENT[present.value]))
     if policy and policy.value in policies:

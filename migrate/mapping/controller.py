@@ -102,7 +102,7 @@ def _on_usb(view: View) -> Iterator[bool]:
 def scsi(view: View, context: Context) -> Iterator[Sign]:
     """KubeVirt's one SCSI controller is virtio-scsi; another one matters to the guest where a disk hangs on it."""
     model = view.text("model")
-    if model in (*VIRTIO_SCSI, TRANSITIONAL) and _further(view.node, context):
+    if (model in VIRTIO_SCSI or model == TRANSITIONAL) and _further(view.node, context):
         yield ignore(view.owned, FURTHER)
     elif model in VIRTIO_SCSI:
         yield default(view.owned, "KubeVirt's SCSI controller is virtio-scsi (converter/compute/controllers.go).")

@@ -12,8 +12,10 @@ from migrate.mapping.signs import Context, Sign, View, default, flag, ignore
 
 SHOWN = 4
 PCI_LIMITS = {"domain": 0xFFFF, "bus": 0xFF, "slot": 0x1F, "function": 7}
-MODELS = ("devices.interface.model.type", "devices.disk.model", "devices.rng.model", "devices.memballoon.model")
-MODELS += ("devices.input.model", "devices.vsock.model", "devices.controller.model", "devices.filesystem.model")
+MODELS = (
+    *("devices.interface.model.type", "devices.disk.model", "devices.rng.model", "devices.memballoon.model"),
+    *("devices.input.model", "devices.vsock.model", "devices.controller.model", "devices.filesystem.model"),
+)
 # The virtio devices of an encrypted guest that KubeVirt gives the IOMMU option: converter/converter.go,
 # network/configurator.go, compute/rng.go, compute/balloon.go.
 BEHIND_IOMMU = ("disk", "interface", "controller", "rng", "memballoon")

@@ -220,9 +220,8 @@ class _Run:
         for leaf in document.leaves:
             node = leaf.node
             owners = known.get(leaf.pattern) or rules.owners(leaf.pattern)
-            row = owners.row
+            row, owner = owners.row, owners.sole
             if row is None or leaf.implied:
-                owner = owners.sole
                 if owner is None or leaf.implied:
                     owner = _owner(leaf, owners, document, self.holds)
                 if owners.wary and not leaf.implied and owners.hides(owner, leaf.value):
@@ -238,6 +237,7 @@ class _Run:
                 leaf.rule, leaf.fate, leaf.because = row.rule, row.word, row.said
                 spoken.append(row)
             else:
+                assert owner  # there is one where no row speaks
                 depth, parents = owner.depth, node.parents
                 place = parents[depth] if depth < len(parents) else node
                 leaf.rule, leaf.place, leaf.fate = owner.id, place, UNSIGNED
@@ -413,8 +413,10 @@ class _Run:
             text = self.document.text(f"{node.path}.{name}") if name else ""
             known = item_key(text or f"{node.tag}-{node.index}")
             used = self.used_keys.setdefault((name, node.pattern), set())
-            others = (item_key(f"{known[:28]}-{node.tag[:6]}-{count}") for count in itertools.count(node.index))
-            known = known if known not in used else next(other for other in others if other not in used)
+            first, count = known, node.index
+            while known in used:
+                known = item_key(f"{first[:28]}-{node.tag[:6]}-{count}")
+                count += 1
             used.add(known)
             self.keys[name, node] = known
         return known

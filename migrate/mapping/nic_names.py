@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from itertools import count, islice
+from itertools import count, filterfalse, islice
 
 from migrate.mapping import disk, filesystem, watchdog
 from migrate.mapping.devices import I440FX, pci, shut, transitional
@@ -117,11 +117,11 @@ def after(node: Node, context: Context, places: Mapping[str, str]) -> str | None
     if node.path not in express or transitional(context):
         return None
     taken = {int(place[5:7], 16) for place in places.values() if place}
-    free = (bus for bus in count(1) if bus not in taken)
+    free = filterfalse(taken.__contains__, count(1))
     # The bridge for conventional devices gets a port first, and the guest counts the bus behind it next.
     bridge = next(free) if len(express) < len(places) or _conventional(context) else None
-    free = islice(free, _filesystems(context), None)
-    buses = {path: int(places[path][5:7], 16) if places[path] else next(free) for path in express}
+    rest = islice(free, _filesystems(context), None)
+    buses = {path: int(places[path][5:7], 16) if places[path] else next(rest) for path in express}
     bus = buses[node.path]
     return f"enp{bus + 1 if bridge and bus > bridge else bus}s0"
 

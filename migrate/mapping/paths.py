@@ -231,7 +231,7 @@ def without_secret(name: str, protocol: str = "") -> str:
     path, mark, query = name.partition("?")
     if protocol in ("http", "https") and query:
         name = f"{path}{mark}{REDACTED}"
-    return INSIDE.sub(lambda found: f"{found[found.lastgroup]}{REDACTED}", CEPH_KEY.sub(rf"\1{REDACTED}", name))
+    return INSIDE.sub(lambda found: f"{found[found.lastgroup or 0]}{REDACTED}", CEPH_KEY.sub(rf"\1{REDACTED}", name))
 
 
 def as_xml(tree: etree._Element) -> bytes:

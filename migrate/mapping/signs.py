@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from migrate.mapping.paths import Document, Leaf, Node
+from migrate.mapping.rules import Rule
 from migrate.model import VM, Disk
 from migrate.site import Named, Site
-
-if TYPE_CHECKING:
-    from migrate.mapping.rules import Rule
-    from migrate.target.vocabulary import Target
-
+from migrate.target.vocabulary import Target
 
 T = TypeVar("T")
 OSINFO = "metadata.libosinfo:libosinfo.libosinfo:os"
@@ -133,7 +130,7 @@ class View:
     @property
     def key(self) -> str:
         """What names the element's item in the lists that the rule writes to."""
-        return self._key(self._rule and self._rule.key, self.node)
+        return self._key(self._rule.key if self._rule else None, self.node)
 
     def key_of(self, node: Node, name: str | None) -> str:
         """What names another element's item in the lists that rules with the key `name` write to."""

@@ -108,7 +108,7 @@ def chassis(view: View, context: Context) -> Iterator[Sign]:
     for name, leaves in _entries(view.owned):
         if name in CHASSIS and _text(leaves):
             yield write(leaves, f"domain.chassis.{name}", _text(leaves))
-        elif name in ("", *CHASSIS):
+        elif not name or name in CHASSIS:
             yield ignore(leaves, "libvirt takes the first entry of a name that has a value.")
         else:
             yield flag(leaves, "unknown")

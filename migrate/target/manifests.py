@@ -16,7 +16,7 @@ PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")
 KEYWORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 # What cannot stand as itself in double quotes, and what turns the direction of text or is invisible.
 UNSAFE = re.compile(
-    '["\\\\\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff0-\uffff]'
+    r'["\\\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff0-\uffff]'
 )
 ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 FIRST = ("apiVersion", "kind", "metadata", "spec")
@@ -39,10 +39,11 @@ def _steps(path: str) -> tuple[str, str, tuple[Step, ...], str, str]:
     version = since(pattern)
     if version is None:
         raise ValueError(f"no KubeVirt version has {pattern}")
-    maps = load(version).field(pattern).maps
+    field = load(version).field(pattern)
+    assert field
     segments = SEGMENT.findall(path)
     names = [
-        (part, index == 1 and position not in maps)
+        (part, index == 1 and position not in field.maps)
         for position, segment in enumerate(segments)
         for index, part in enumerate(segment)
         if part

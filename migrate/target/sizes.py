@@ -7,8 +7,6 @@ which newer ones switch on; for both what the kernel holds back while they are m
 
 from __future__ import annotations
 
-from typing import Literal
-
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 _SMALL = 512 * MIB  # mke2fs: below it the type is "small"
 _XFS_LEAST = 300 * MIB  # mkfs.xfs refuses less
@@ -25,7 +23,7 @@ _JOURNAL = (  # below so many blocks, so many blocks of journal (ext2fs_default_
 _STEPS = sorted({blocks * size for blocks, _ in _JOURNAL for size in (KIB, 4 * KIB)} | {_SMALL, _XFS_LEAST})
 
 
-def claim_size(virtual_bytes: int, volume_mode: Literal["Block", "Filesystem"]) -> int:
+def claim_size(virtual_bytes: int, volume_mode: str) -> int:
     """Bytes to ask for, a multiple of 1 MiB: a disk of `virtual_bytes` fits, also when the volume turns out larger."""
     if volume_mode == "Block":
         return _up(virtual_bytes, MIB)

@@ -301,7 +301,7 @@ def _check(vocabulary: Vocabulary, kind: str, value: Any, trail: tuple[Any, ...]
             return
         for name, inner in value.items():
             below = fields.get(name)
-            if SIMPLE.get(below) is inner.__class__:
+            if below and SIMPLE.get(below) is inner.__class__:
                 continue
             if below is None:
                 path = _shown((*trail, name))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from fractions import Fraction
 from math import prod
 from typing import Any
 
-from migrate.target.admission.spec import GIB, MIB, Manifest, Refusal, Spec, amount
+from migrate.target.admission.spec import GIB, MIB, Manifest, Number, Refusal, Spec, amount
 from migrate.target.vocabulary import Target
 
 # The machine types that each architecture has unless the administrator says otherwise: pkg/virt-config/virt-config.go.
@@ -67,7 +66,7 @@ def of_memory(every: Spec) -> Iterator[Refusal]:
         yield Refusal("domain.memory.guest", "memory-limit", because, "Leave the limit out.")
 
 
-def _hugepages(size: Any, memory: Fraction | int) -> Iterator[Refusal]:
+def _hugepages(size: Any, memory: Number) -> Iterator[Refusal]:
     page = amount(size)
     if not page or page < 0:
         because = "KubeVirt refuses huge pages of a size that is no quantity."
@@ -77,7 +76,7 @@ def _hugepages(size: Any, memory: Fraction | int) -> Iterator[Refusal]:
         yield Refusal("domain.memory.guest", "hugepages-multiple", because, "Use smaller pages or other memory.")
 
 
-def _max_guest(every: Spec, guest: Fraction | None, most: Fraction | None) -> Iterator[Refusal]:
+def _max_guest(every: Spec, guest: Number | None, most: Number | None) -> Iterator[Refusal]:
     """What pkg/liveupdate/memory asks of a VM that names the most memory it can grow to."""
     cpu, memory = every.domain.get("cpu", {}), every.domain.get("memory", {})
     block = GIB if memory.get("hugepages", {}).get("pageSize") == "1Gi" else 2 * MIB
@@ -186,7 +185,7 @@ def _dedicated(every: Spec, cpu: Manifest) -> Iterator[Refusal]:
         yield Refusal(path, "cpu-io-threads", because, "Use KubeVirt 1.8 or later, or leave the I/O threads out.")
     resources = every.domain.get("resources", {})
     requests, limits = resources.get("requests", {}), resources.get("limits", {})
-    limit, request = (amount(each.get("cpu")) or Fraction(0) for each in (limits, requests))
+    limit, request = (amount(each.get("cpu")) or 0 for each in (limits, requests))
     asked = [number for number in (limit, request) if number > 0]
     counts = [cpu.get(name) or 0 for name in ("sockets", "cores", "threads")]
     # Without a topology a VM has as many sockets as CPUs are asked for: pkg/defaults, SetDefaultGuestCPUTopology.
@@ -194,7 +193,7 @@ def _dedicated(every: Spec, cpu: Manifest) -> Iterator[Refusal]:
     if counts[2] > (1 if every.arch == "arm64" else 2):
         because = "KubeVirt refuses dedicated CPUs with more than 2 threads a core, on arm64 more than 1."
         yield Refusal("domain.cpu.threads", "cpu-threads", because, "Use more cores instead of threads.")
-    if any(amount.denominator != 1 for amount in asked) or len(set(asked)) > 1 or (asked and vcpus not in asked):
+    if any(number.denominator != 1 for number in asked) or len(set(asked)) > 1 or (asked and vcpus not in asked):
         because = "KubeVirt refuses dedicated CPUs whose requests and limits are not the number of vCPUs."
         yield Refusal(path, "cpu-dedicated", because, "Leave CPU requests and limits out.")
     memories = {amount(each.get("memory")) for each in (requests, limits)} - {None, 0}

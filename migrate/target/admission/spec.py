@@ -15,7 +15,9 @@ Manifest = dict[str, Any]
 SUBDOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
-FACTORS = {"n": Fraction(1, 10**9), "u": Fraction(1, 10**6), "m": Fraction(1, 10**3), **DECIMAL, **BINARY}
+Number = int | Fraction
+FRACTIONS = {"n": Fraction(1, 10**9), "u": Fraction(1, 10**6), "m": Fraction(1, 10**3)}
+FACTORS: dict[str, Number] = {**FRACTIONS, **DECIMAL, **BINARY}
 AMOUNT = re.compile(r"([+-]?[0-9.]+)([eE][+-]?\d{1,2}|[a-zA-Z]{0,2})")
 
 MIB, GIB = 2**20, 2**30
@@ -74,13 +76,13 @@ class Spec:
         return self.target.at_least("1.6")
 
 
-def amount(quantity: Any) -> Fraction | None:
+def amount(quantity: Any) -> Number | None:
     """A quantity as an exact number; None for none and for what is no quantity."""
     return _amount(str(quantity)) if quantity is not None else None
 
 
 @lru_cache(maxsize=10_000)
-def _amount(text: str) -> Fraction | None:
+def _amount(text: str) -> Number | None:
     found = _exact(text)
     # Whole numbers, which nearly all are, are compared much faster.
     return int(found) if found is not None and found.denominator == 1 else found
@@ -95,7 +97,7 @@ def _exact(text: str) -> Fraction | None:
     except ValueError:
         return None
     if suffix[:1] in ("e", "E") and len(suffix) > 1 and suffix != "Ei":
-        return number * Fraction(10) ** int(suffix[1:])
+        return number * Fraction(f"1e{suffix[1:]}")
     return number * FACTORS[suffix] if suffix in FACTORS else None if suffix else number
 
 
