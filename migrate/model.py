@@ -8,8 +8,9 @@ indexed from 0 (`devices.disk[0].target.bus`); target paths name list items by k
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 Severity = Literal["note", "warning", "blocker"]
 Fate = Literal["write", "default", "flag", "ignore"]
@@ -179,18 +180,17 @@ class Finding:
         return short_hash(*self.parts)
 
 
-@dataclass(slots=True, eq=False)
-class Entry:
+class Entry(Protocol):
     """What became of one leaf of the source document. `writes` maps target paths to the values written there."""
 
     path: str
     value: str
     rule: str
     fate: Fate
-    writes: dict[str, Any] = field(default_factory=dict)
-    because: str | None = None
-    findings: list[Finding] = field(default_factory=list)
-    implied: bool = False
+    writes: dict[str, Any]
+    because: str | None
+    findings: list[Finding]
+    implied: bool
 
 
 @dataclass(slots=True)
@@ -212,7 +212,7 @@ class Translation:
     """
 
     vm: VM
-    entries: list[Entry]
+    entries: Sequence[Entry]
     findings: list[Finding] = field(default_factory=list)
     gains: list[Gain] = field(default_factory=list)
     manifest: dict[str, Any] = field(default_factory=dict)

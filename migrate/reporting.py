@@ -12,7 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +20,7 @@ import orjson
 
 from migrate import journal
 from migrate.collisions import is_shared
-from migrate.model import SEVERITIES, Entry, Finding, LeftOut, Refused, Skipped, Translation, Verdict, Waiver
+from migrate.model import SEVERITIES, VM, Entry, Finding, LeftOut, Refused, Skipped, Translation, Verdict, Waiver
 from migrate.target import manifests
 from migrate.target.quantity import human
 from migrate.target.vocabulary import Target
@@ -126,10 +126,13 @@ def _waivers(finding: Finding) -> dict[str, Any]:
     return {name: asdict(waiver) for name, waiver in found.items() if waiver}
 
 
+RECORD = tuple(each.name for each in fields(VM) if each.name not in ("xml", "live"))
+
+
 def plan_row(translation: Translation) -> dict[str, Any]:
     """A VM of plan.json: what `apply` needs to reach the source again and to copy its disks."""
     vm = translation.vm
-    record = {name: getattr(vm, name) for name in vm.__slots__ if name not in ("xml", "live")}
+    record = {name: getattr(vm, name) for name in RECORD}
     return {"verdict": translation.verdict, "wave": translation.wave, "disks": translation.disks, "vm": record}
 
 

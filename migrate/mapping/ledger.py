@@ -13,7 +13,7 @@ from typing import Any
 from migrate.mapping.paths import Document, Leaf, Node, printable, redact
 from migrate.mapping.rules import QUIET, UNKNOWN, GainRule, Implied, Owners, Row, Rule, Rules
 from migrate.mapping.signs import Context, View
-from migrate.model import REDACTED, Entry, Finding, Gain
+from migrate.model import REDACTED, Finding, Gain
 from migrate.target.vocabulary import Target, cast, missing, needs_more
 
 NO_KEY = re.compile("[^a-z0-9]+")
@@ -36,7 +36,7 @@ class Write:
     value: Any
     rule: str
     order: int
-    leaves: Sequence[Entry] = ()
+    leaves: Sequence[Leaf] = ()
 
     @property
     def leaf(self) -> str:
@@ -85,7 +85,7 @@ class Ledger:
     nowhere.
     """
 
-    entries: Sequence[Entry] = ()
+    entries: Sequence[Leaf] = ()
     findings: list[Finding] = field(default_factory=list)
     gains: list[Gain] = field(default_factory=list)
     writes: Writes = field(default_factory=Writes)

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lxml import etree
 
 from migrate.data import MAX_BYTES
-from migrate.model import REDACTED, Entry, Refused
+from migrate.model import REDACTED, Fate, Finding, Refused
 
 # libxml2 keeps some 150 bytes an element and some 200 an attribute, and a plan some 5 KB each.
 MAX_MARKUP = 100_000
@@ -100,14 +100,19 @@ class Node:
         return (*self.parents[1:], self) if self.parents else ()
 
 
-class Leaf(Entry):
+class Leaf:
     """An attribute (named by `attribute`), a text or a bare element, with its element: an entry of a ledger to be.
 
     `place` is the element for which its owner speaks of it, together with all others that it owns there.
     """
 
-    __slots__ = ("attribute", "node", "pattern", "place")
+    __slots__ = (
+        *("path", "value", "rule", "fate", "writes", "because", "findings", "implied"),
+        *("attribute", "node", "pattern", "place"),
+    )
 
+    rule: str
+    fate: Fate
     place: Node
 
     def __init__(
@@ -119,9 +124,9 @@ class Leaf(Entry):
         self.node = node
         self.attribute = attribute
         self.implied = implied
-        self.writes = {}
-        self.because = None
-        self.findings = []
+        self.writes: dict[str, Any] = {}
+        self.because: str | None = None
+        self.findings: list[Finding] = []
 
     @property
     def foreign(self) -> bool:

@@ -9,8 +9,10 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+from lxml import etree
 
-from migrate.model import VM, Entry, PlannedDisk, Translation
+from migrate.mapping import paths
+from migrate.model import VM, PlannedDisk, Translation
 from migrate.target import vocabulary
 from migrate.target.cluster import Address, Cluster, Limit, Listing, Modes, Node, Origin, Quota, Scope
 from migrate.target.fits import Misfit, misfits
@@ -279,7 +281,8 @@ def typed(spec: dict[str, Any], preference: dict[str, Any] | None = None, **doma
     translation = wanted(domain={"machine": {"type": "q35"}, **domain}, networks=[])
     translation.manifest["spec"]["instancetype"] = {"kind": "VirtualMachineInstancetype", "name": "small"}
     leaves = {"vcpu": "4", "memory": "8", "memory.unit": "GiB"}
-    translation.entries = [Entry(path, value, "rule", "flag") for path, value in leaves.items()]
+    root = paths.Node(etree.Element("domain"), "", "", "domain", 0, 0, ())
+    translation.entries = [paths.Leaf(path, path, value, root) for path, value in leaves.items()]
     preferences = Listing({("", "VirtualMachineClusterPreference/rhel.9"): preference or {}})
     types = Listing({("vms", "VirtualMachineInstancetype/small"): spec})
     return translation, replace(CLUSTER, instancetypes=types, preferences=preferences)
