@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 FROM ?=
 
-.PHONY: help demo test torture bench corpus pages lint vocabulary
+.PHONY: help demo test torture bench corpus pages lint vocabulary wheel
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,7 @@ torture: ## Kill apply with -9 at 500 random points (after make test, which inst
 
 bench: ## Measure planning, copying and start-up (after make test, which installs what they need)
 	$(PYTHON) bench/plan.py
+	PYTHONSAFEPATH=1 PYTHONPATH=$$(tools/compiled.sh) $(PYTHON) bench/plan.py
 	$(PYTHON) bench/cli.py
 	for what in copy nbd jobs upload memory; do $(PYTHON) -m bench.$$what || exit; done
 
@@ -28,6 +29,10 @@ corpus: ## Plan the domains of libvirt's own tests, of every release in Debian o
 
 pages: ## Write the rules' pages, mappings/pages/, anew
 	$(PYTHON) -m migrate.pages mappings/pages
+
+wheel: ## Build a wheel whose translation is compiled, dist/ (after make test or demo, which install a compiler)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check "build>=1.2,<2"
+	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(PYTHON) -m build --outdir dist .
 
 lint: ## Check style and format
 	$(PYTHON) -m ruff check

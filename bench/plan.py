@@ -32,6 +32,13 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
+# What the translation runs as.
+KIND = """
+from migrate.mapping import ledger
+print("compiled" if ledger.__file__.endswith(".so") else "as Python")
+"""
+
+
 # Translating alone: the domains are read before.
 TRANSLATE = """
 import sys, time
@@ -99,7 +106,8 @@ def measure(title: str, sources: list[Path], count: int) -> None:
         seconds, megabytes, _ = run(*plan, good=FINDINGS)
         on_all, _, _ = run(*plan, cores=cores, good=FINDINGS)
         written = sum(1 for path in (folder / "plan").rglob("*") if path.is_file())
-    print(f"{title}, {count} VMs made of {len(sources)} domains:")
+    _, _, kind = run(sys.executable, "-c", KIND)
+    print(f"{title}, {count} VMs made of {len(sources)} domains, translated {kind.strip()}:")
     print(f"  translate: {float(translated):.0f} a second on one core (goal: at least {TRANSLATIONS})")
     print(f"  plan: {count / seconds:.0f} VMs a second on one core (goal: at least {ON_ONE}), {written} files written")
     print(f"  plan: {count / on_all:.0f} VMs a second on {cores} cores (goal: at least {ON_ALL})")
