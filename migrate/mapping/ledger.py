@@ -8,16 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from operator import attrgetter, itemgetter
-from typing import Any
+from typing import Any, Final
 
 from migrate.mapping.paths import Document, Leaf, Node, printable, redact
 from migrate.mapping.rules import QUIET, UNKNOWN, GainRule, Implied, Owners, Row, Rule, Rules
-from migrate.mapping.signs import Context, View
+from migrate.mapping.signs import Context, Sign, View
 from migrate.model import REDACTED, Finding, Gain
 from migrate.target.vocabulary import Target, cast, missing, needs_more
 
 NO_KEY = re.compile("[^a-z0-9]+")
-UNSIGNED: Any = ""  # of a leaf whose owner has not spoken yet
+UNSIGNED: Final[Any] = ""  # of a leaf whose owner has not spoken yet
 INTERNAL_REMEDY = "Report it with the domain XML and the rule's name; the other VMs are not touched by it."
 
 
@@ -28,15 +28,17 @@ class Broken(Exception):
     """A rule that does not keep the laws."""
 
 
-@dataclass(slots=True)
 class Write:
     """One value at one target path, by which rule, at which place of the source order, from which leaves."""
 
-    path: str
-    value: Any
-    rule: str
-    order: int
-    leaves: Sequence[Leaf] = ()
+    __slots__ = ("leaves", "order", "path", "rule", "value")
+
+    def __init__(self, path: str, value: Any, rule: str, order: int, leaves: Sequence[Leaf] = ()):
+        self.path = path
+        self.value = value
+        self.rule = rule
+        self.order = order
+        self.leaves = leaves
 
     @property
     def leaf(self) -> str:
@@ -293,7 +295,8 @@ class _Run:
 
     def _call(self, rule: Rule, node: Node, leaves: list[Leaf]) -> None:
         assert rule.function
-        for sign in rule.function(View(node, leaves, self.document, rule, self.key), self.context):
+        signs: Iterable[Sign] = rule.function(View(node, leaves, self.document, rule, self.key), self.context)
+        for sign in signs:
             for leaf in sign.leaves:
                 if leaf.rule != rule.id or leaf.place is not node:
                     raise Broken(f"signs {leaf.path}, which it does not own")

@@ -156,11 +156,15 @@ class Document:
 
         Of leaves with one path, as of attributes in namespaces that nobody knows, the first keeps it.
         """
-        first, same = self.by_path.setdefault, self.by_pattern.setdefault
+        by_path, by_pattern = self.by_path, self.by_pattern
         self.leaves += leaves
         for leaf in leaves:
-            first(leaf.path, leaf)
-            same(leaf.pattern, []).append(leaf)
+            by_path.setdefault(leaf.path, leaf)
+            same = by_pattern.get(leaf.pattern)
+            if same is None:
+                by_pattern[leaf.pattern] = [leaf]
+            else:
+                same.append(leaf)
 
     def text(self, path: str, otherwise: str = "") -> str:
         """The value at an indexed path."""

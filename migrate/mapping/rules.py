@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from migrate.model import Fate, Severity
 
-QUIET = ("default", "ignore")
+QUIET: Final = ("default", "ignore")
 UNKNOWN = "unknown"
 OWNED = "."  # where a trie has the rules of a pattern: no segment is that, and some are empty
 SECRET_NAMES = ("passwd", "password", "passphrase", "adminpass", "token", "ticket")

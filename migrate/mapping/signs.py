@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from migrate.mapping.paths import Document, Leaf, Node
 from migrate.mapping.rules import Rule
-from migrate.model import VM, Disk
+from migrate.model import VM, Disk, Fate
 from migrate.site import Named, Site
 from migrate.target.vocabulary import Target
 
@@ -19,16 +19,18 @@ OSINFO = "metadata.libosinfo:libosinfo.libosinfo:os"
 EFI_IMAGE = re.compile(r"ovmf|aavmf|edk2|efi", re.IGNORECASE)
 
 
-@dataclass(slots=True)
 class Sign:
     """One word about some leaves. `row` names the flag's text in the rule; `path` and `value` are a write's."""
 
-    word: Literal["write", "default", "flag", "ignore"]
-    leaves: tuple[Leaf, ...]
-    path: str = ""
-    value: Any = None
-    row: str = ""
-    because: str | None = None
+    __slots__ = ("because", "leaves", "path", "row", "value", "word")
+
+    def __init__(self, word: Fate, leaves: tuple[Leaf, ...], path: str, value: Any, row: str, because: str | None):
+        self.word = word
+        self.leaves = leaves
+        self.path = path
+        self.value = value
+        self.row = row
+        self.because = because
 
 
 def _leaves(leaves: Leaf | Iterable[Leaf]) -> tuple[Leaf, ...]:
@@ -47,12 +49,12 @@ def flag(leaves: Leaf | Iterable[Leaf], row: str, detail: str | None = None) -> 
 
 def default(leaves: Leaf | Iterable[Leaf], because: str) -> Sign:
     """The target does this already."""
-    return Sign("default", _leaves(leaves), because=because)
+    return Sign("default", _leaves(leaves), "", None, "", because)
 
 
 def ignore(leaves: Leaf | Iterable[Leaf], because: str) -> Sign:
     """The leaves mean nothing off the source host."""
-    return Sign("ignore", _leaves(leaves), because=because)
+    return Sign("ignore", _leaves(leaves), "", None, "", because)
 
 
 @dataclass(slots=True, frozen=True)

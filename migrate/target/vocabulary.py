@@ -12,7 +12,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from migrate.data import data_path
 from migrate.model import Refused
@@ -29,9 +29,9 @@ BETA_ON_BY_DEFAULT = "1.9"
 BRACKETS = re.compile(r"\[[^\]]*\]")
 QUANTITY = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(([KMGTPE]i|[numkMGTPE])?|[eE][+-]?\d+)")
 WORDS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
-RANGES = {"int32": 2**31, "int64": 2**63}
-SIMPLE = {"string": str, "boolean": bool}  # any value of the class is one of the type
-SCALARS = {"string", "boolean", *RANGES, "number", "quantity", "int-or-string", "any"}
+RANGES: Final = {"int32": 2**31, "int64": 2**63}
+SIMPLE: Final[dict[str, type]] = {"string": str, "boolean": bool}  # any value of the class is one of the type
+SCALARS: Final = {"string", "boolean", *RANGES, "number", "quantity", "int-or-string", "any"}
 
 
 class Field(NamedTuple):
@@ -280,6 +280,10 @@ def lacks(need: Need, target: Target) -> str | None:
     return f"needs feature gate {need.gate}" if state else None
 
 
+# The way into a manifest: names as text, the key of a list's item or of a map in a tuple.
+Trail = list[str | tuple[Any]]
+
+
 def strict(manifest: dict[str, Any], target: Target) -> list[str]:
     """What is wrong with the fields of a manifest: unknown, of the wrong type, missing, or no value allowed there."""
     kind = manifest.get("kind")
@@ -288,51 +292,57 @@ def strict(manifest: dict[str, Any], target: Target) -> list[str]:
     problems = []
     if manifest.get("apiVersion") != API_VERSIONS[kind]:
         problems.append(f"{kind}.apiVersion: is not {API_VERSIONS[kind]}")
-    _check(target.vocabulary, kind, manifest, (kind,), problems)
+    _check(target.vocabulary, kind, manifest, [kind], problems)
     return problems
 
 
-def _check(vocabulary: Vocabulary, kind: str, value: Any, trail: tuple[Any, ...], problems: list[str]) -> None:
-    """Adds what is wrong with a value of a kind. Names stand in the trail as text, keys of items each in a tuple."""
+def _check(vocabulary: Vocabulary, kind: str, value: Any, trail: Trail, problems: list[str]) -> None:
+    """Adds what is wrong with a value of a kind."""
     fields = vocabulary.types.get(kind)
     if fields is not None:
         if not isinstance(value, dict):
-            problems.append(f"{_shown(trail)}: is not an object")
+            problems.append(f"{shown(trail)}: is not an object")
             return
         for name, inner in value.items():
             below = fields.get(name)
             if below and SIMPLE.get(below) is inner.__class__:
                 continue
             if below is None:
-                path = _shown((*trail, name))
+                path = shown([*trail, name])
                 first = since(BRACKETS.sub("", path))
                 problems.append(f"{path}: unknown field" + (f", KubeVirt has it since {first}" if first else ""))
             elif below not in SCALARS or not _fits(below, inner):
-                _check(vocabulary, below, inner, (*trail, name), problems)
+                trail.append(name)
+                _check(vocabulary, below, inner, trail, problems)
+                trail.pop()
         for name in vocabulary.required[kind]:
             if name not in value:
-                problems.append(f"{_shown(trail)}.{name}: missing")
+                problems.append(f"{shown(trail)}.{name}: missing")
     elif kind[0] == "[":
         if not isinstance(value, list):
-            problems.append(f"{_shown(trail)}: is not a list")
+            problems.append(f"{shown(trail)}: is not a list")
             return
         for position, item in enumerate(value):
             key = item.get("name", position) if isinstance(item, dict) else position
-            _check(vocabulary, kind[1:-1], item, (*trail, (key,)), problems)
+            trail.append((key,))
+            _check(vocabulary, kind[1:-1], item, trail, problems)
+            trail.pop()
     elif kind[0] == "{":
         if not isinstance(value, dict):
-            problems.append(f"{_shown(trail)}: is not an object")
+            problems.append(f"{shown(trail)}: is not an object")
             return
         for key, item in value.items():
-            _check(vocabulary, kind[1:-1], item, (*trail, (key,)), problems)
+            trail.append((key,))
+            _check(vocabulary, kind[1:-1], item, trail, problems)
+            trail.pop()
     elif kind[0] == "=":
         if value not in kind[1:].split("|"):
-            problems.append(f"{_shown(trail)}: {value!r} is not one of {', '.join(kind[1:].split('|'))}")
+            problems.append(f"{shown(trail)}: {value!r} is not one of {', '.join(kind[1:].split('|'))}")
     elif not _fits(kind, value):
-        problems.append(f"{_shown(trail)}: {value!r:.80} is no {kind}")
+        problems.append(f"{shown(trail)}: {value!r:.80} is no {kind}")
 
 
-def _shown(trail: tuple[Any, ...]) -> str:
+def shown(trail: Trail) -> str:
     """A trail as a path, `VirtualMachine.spec.volumes[vda]`."""
     steps = (f"[{step[0]}]" if isinstance(step, tuple) else f".{step}" for step in trail)
     return "".join(steps).removeprefix(".")

@@ -9,13 +9,13 @@ from functools import lru_cache
 from typing import Any
 
 from migrate.target.admission.spec import Manifest, Refusal
-from migrate.target.vocabulary import API_VERSIONS, TEMPLATE, Target, lacks, needs, table
+from migrate.target.vocabulary import API_VERSIONS, TEMPLATE, Target, Trail, lacks, needs, shown, table
 
 
 def refused(vm: Manifest, target: Target, arch: str) -> list[Refusal]:
     """The values of a VM of that architecture that stand against a row, and the fields that the target lacks."""
     found: list[Refusal] = []
-    _walk(_trie(target, arch), vm, "VirtualMachine", found)
+    _walk(_trie(target, arch), vm, ["VirtualMachine"], found)
     return found
 
 
@@ -79,23 +79,23 @@ def _is(wanted: str | None) -> Callable[[Any], bool]:
     return lambda value: (str(value).lower() if isinstance(value, bool) else str(value)) == wanted
 
 
-def _walk(trie: Trie, value: Any, path: str, found: list[Refusal]) -> None:
+def _walk(trie: Trie, value: Any, trail: Trail, found: list[Refusal]) -> None:
     for bad, name, because, remedy in trie.checks:
         if bad(value):
-            shown = f": {value:.80}" if isinstance(value, str) else f": {value}" if isinstance(value, int) else ""
-            found.append(Refusal(path.removeprefix(f"{TEMPLATE}."), name, f"{because}{shown}.", remedy))
+            said = f": {value:.80}" if isinstance(value, str) else f": {value}" if isinstance(value, int) else ""
+            found.append(Refusal(shown(trail).removeprefix(f"{TEMPLATE}."), name, f"{because}{said}.", remedy))
     if not isinstance(value, dict):
         return
     for name, inner in value.items():
         below = trie.below.get(name)
         if below is None or inner is None:
             continue
+        trail.append(name)
         if isinstance(inner, list):
             for position, item in enumerate(inner):
-                _walk(below, item, f"{path}.{name}[{_key(item, position)}]", found)
+                trail.append((item.get("name", position) if isinstance(item, dict) else position,))
+                _walk(below, item, trail, found)
+                trail.pop()
         else:
-            _walk(below, inner, f"{path}.{name}", found)
-
-
-def _key(item: Any, position: int) -> Any:
-    return item.get("name", position) if isinstance(item, dict) else position
+            _walk(below, inner, trail, found)
+        trail.pop()
