@@ -139,7 +139,9 @@ class Site:
         """Whether the target of a source network is chosen for exactly its port group, or for exactly its VLAN tags."""
         known = {"": name, "portgroup": portgroup, "vlan": vlan}
         found = _layer_and_key(self.networks, [(kind, known)])
-        return bool(found and known[qualifier]) and parts(found[1])[1].get(qualifier) == part(known[qualifier])
+        if not found or not known[qualifier]:
+            return False
+        return parts(found[1])[1].get(qualifier) == part(known[qualifier])
 
     def host_device(self, kind: str, *names: str) -> str | None:
         """The cluster's resource name for a host device known by any of the names, the first first, or None."""

@@ -179,7 +179,7 @@ def _undecided(vm: VM, site: Site) -> Iterator[Finding]:
         yield leafless(vm, "site/no-namespace", "blocker", because, f"{TO_DECIDE} `namespace`, or `namespaces`.")
     for disk in vm.disks:
         if (disk.path or disk.volume) and site.storage_of(disk) is None:
-            where = f"pool {disk.pool}" if disk.pool else disk.path
+            where = f"pool {disk.pool}" if disk.pool else disk.path or ""
             because = f"The site file has storage and none of it is for the disk {disk.target} ({printable(where)})."
             todo = f"{TO_DECIDE} `storage` with a key that fits it, or with `default`."
             yield leafless(vm, "site/no-storage", "blocker", because, todo, disk.target)
