@@ -51,14 +51,18 @@ from migrate.target.vocabulary import target
 known, chosen, found = rule_files.load(), target("1.9"), site.load(Path(sys.argv[2]))
 inventory = pipeline.opened([Path(sys.argv[1])], Selection())
 vms = list(inventory)
-count, started = 0, time.perf_counter()
-for vm in vms:
-    try:
-        pipeline.translate(vm, known, chosen, found)
-        count += 1
-    except Refused:
-        pass
-print(count / (time.perf_counter() - started))
+def translated(vms):
+    count = 0
+    for vm in vms:
+        try:
+            pipeline.translate(vm, known, chosen, found)
+            count += 1
+        except Refused:
+            pass
+    return count
+translated(vms[:1])  # loads the tables
+started = time.perf_counter()
+print(translated(vms) / (time.perf_counter() - started))
 """
 
 

@@ -127,7 +127,7 @@ def translate(vm: VM, rules: Rules, target: Target, site: Site, today: date = da
     context = Context(vm, document, site, target, {disk.target: disk for disk in vm.disks})
     book = ledger.run(document, rules, context)
     labelled = list(_label(vm, book, site))
-    objects = manifests.assemble((write.path, write.value) for write in book.ordered())
+    objects = manifests.assemble(book.ordered())
     translation = Translation(vm, book.entries, book.findings, book.gains)
     translation.internal, translation.wave = book.internal, site.wave
     for leaf in book.secrets:

@@ -40,6 +40,9 @@ class Write:
         self.order = order
         self.leaves = leaves
 
+    def __repr__(self) -> str:
+        return f"Write({self.path}={self.value!r}, {self.rule}, {self.order}, {[*self.leaves]})"
+
     @property
     def leaf(self) -> str:
         """The path of the first leaf that the value comes from, nothing where it comes from none."""
@@ -96,12 +99,12 @@ class Ledger:
     gates: set[str] = field(default_factory=set)
     secrets: list[Leaf] = field(default_factory=list, repr=False)
 
-    def ordered(self) -> list[Write]:
-        """The writes in source order: an item of a list stands where the element stands that its name comes from."""
+    def ordered(self) -> list[tuple[str, Any]]:
+        """The paths and values in source order: an item of a list stands where the element of its name stands."""
         homes = {path[: -len("].name")]: write.order for path, write in self.writes.items() if path.endswith("].name")}
-        placed = [(homes.get(path.rpartition("]")[0], write.order), write) for path, write in self.writes.items()]
+        placed = [(homes.get(path.rpartition("]")[0], write.order), path, write) for path, write in self.writes.items()]
         placed.sort(key=itemgetter(0))
-        return [write for _, write in placed]
+        return [(path, write.value) for _, path, write in placed]
 
     def writer(self, path: str) -> str | None:
         """The rule that wrote a target path, or something below or above it."""

@@ -338,12 +338,13 @@ def _walk(node: Node, shape: Shape, leaves: list[Leaf], nodes: dict[str, list[No
         name, pattern = attributes[tag]
         leaves.append(Leaf(prefix + name, pattern, value, node, tag))
     if children:
-        shapes = [shape.children[child.tag] for child in children]
+        tags = [child.tag for child in children]
+        shapes = [shape.children[tag] for tag in tags]
         plain = [below for below in shapes if not below.indexed]
         times = Counter(plain) if len(set(plain)) < len(plain) else {}
         before: dict[Shape, int] = {}
         parents, beside = (*node.parents, node), dict(items)
-        for child, below in zip(children, shapes, strict=True):
+        for child, tag, below in zip(children, tags, shapes, strict=True):
             path, index = prefix + below.name, 0
             if below.indexed or times.get(below, 1) > 1:
                 index = before.get(below, 0)
@@ -358,7 +359,7 @@ def _walk(node: Node, shape: Shape, leaves: list[Leaf], nodes: dict[str, list[No
             else:
                 whole = etree.tostring(child, encoding="unicode", with_tail=False)
                 leaves.append(Leaf(path, pattern, whole, inner))
-            if child.tag in beside and leaves[-1].path == path:
+            if tag in beside and leaves[-1].path == path:
                 _is_second(leaves[-1])
             tail = child.tail
             if tail and not tail.isspace():

@@ -90,7 +90,7 @@ def _outcome(root: etree._Element) -> Outcome:
     found = [finding for entry in book.entries for finding in entry.findings] + book.findings
     assert not [finding.because for finding in found if finding.id == "internal"]
     findings = [(finding.id, finding.severity, finding.value, finding.because) for finding in found]
-    manifest = [(write.path, repr(write.value)) for write in book.ordered()]
+    manifest = [(path, repr(value)) for path, value in book.ordered()]
     return Outcome(document, {entry.path: entry for entry in book.entries}, (manifest, findings, places))
 
 

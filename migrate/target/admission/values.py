@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -21,14 +20,37 @@ def refused(vm: Manifest, target: Target, arch: str) -> list[Refusal]:
 
 def allows(path: str, value: Any, target: Target) -> bool:
     """Whether a value can stand at a path of a VM of any architecture."""
-    return not any(bad(value) for bad, *_ in _at(_trie(target, ""), path).checks)
+    return not any(check.bad(value) for check in _at(_trie(target, ""), path).checks)
+
+
+@dataclass(slots=True)
+class Check:
+    """What values a row refuses: numbers outside of a range, texts that do not match, one value, or with none any."""
+
+    id: str
+    because: str
+    remedy: str
+    least: int | None = None
+    most: int = 2**63
+    text: re.Pattern[str] | None = None
+    value: str | None = None
+
+    def bad(self, value: Any) -> bool:
+        """Whether a value is refused."""
+        if self.text is not None:
+            return isinstance(value, str) and self.text.fullmatch(value) is None
+        if self.least is not None:
+            return isinstance(value, int) and not self.least <= value <= self.most
+        if self.value is not None:
+            return (str(value).lower() if isinstance(value, bool) else str(value)) == self.value
+        return True
 
 
 @dataclass(slots=True)
 class Trie:
     """What to look at on the way down: checks of the value here, and what lies below, by field."""
 
-    checks: list[tuple[Callable[[Any], bool], str, str, str]] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
     below: dict[str, Trie] = field(default_factory=dict)
 
 
@@ -38,13 +60,15 @@ def _trie(target: Target, arch: str) -> Trie:
     root = Trie()
     for row in table("admission.yaml"):
         if row.get("arch", arch) == arch and _in_force(row, target):
-            _at(root, row["path"]).checks.append((_bad(row), row["id"], row["because"], row["remedy"]))
+            text = re.compile(row["text"]) if "text" in row else None
+            kept = {name: row[name] for name in ("least", "most") if name in row}
+            _at(root, row["path"]).checks.append(Check(row["id"], row["because"], row["remedy"], text=text, **kept))
     for need in needs():
         lack = lacks(need, target)
         if lack:
             because = f"KubeVirt {target.kubevirt} refuses {need.path.rpartition('.')[2]}, which {lack}"
             remedy = "Switch the feature gate on in the cluster and name it in --feature-gates, or leave the field out."
-            _at(root, need.path).checks.append((_is(need.value), "feature-gate", because, remedy))
+            _at(root, need.path).checks.append(Check("feature-gate", because, remedy, value=need.value))
     return root
 
 
@@ -63,27 +87,12 @@ def _at(root: Trie, path: str) -> Trie:
     return node
 
 
-def _bad(row: dict[str, Any]) -> Callable[[Any], bool]:
-    if "least" in row:
-        least, most = row["least"], row.get("most", 2**63)
-        return lambda value: isinstance(value, int) and not least <= value <= most
-    if "text" in row:
-        allowed = re.compile(row["text"]).fullmatch
-        return lambda value: isinstance(value, str) and not allowed(value)
-    return lambda value: True
-
-
-def _is(wanted: str | None) -> Callable[[Any], bool]:
-    if wanted is None:
-        return lambda value: True
-    return lambda value: (str(value).lower() if isinstance(value, bool) else str(value)) == wanted
-
-
 def _walk(trie: Trie, value: Any, trail: Trail, found: list[Refusal]) -> None:
-    for bad, name, because, remedy in trie.checks:
-        if bad(value):
+    for check in trie.checks:
+        if check.bad(value):
             said = f": {value:.80}" if isinstance(value, str) else f": {value}" if isinstance(value, int) else ""
-            found.append(Refusal(shown(trail).removeprefix(f"{TEMPLATE}."), name, f"{because}{said}.", remedy))
+            path = shown(trail).removeprefix(f"{TEMPLATE}.")
+            found.append(Refusal(path, check.id, f"{check.because}{said}.", check.remedy))
     if not isinstance(value, dict):
         return
     for name, inner in value.items():
