@@ -31,7 +31,7 @@ pages: ## Write the rules' pages, mappings/pages/, anew
 	$(PYTHON) -m migrate.pages mappings/pages
 
 wheel: ## Build a wheel whose translation is compiled, dist/ (after make test or demo, which install a compiler)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check "build>=1.2,<2"
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check build
 	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(PYTHON) -m build --outdir dist .
 
 lint: ## Check style and format
