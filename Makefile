@@ -20,7 +20,6 @@ torture: ## Kill apply with -9 at 500 random points (after make test, which inst
 
 bench: ## Measure planning, copying and start-up (after make test, which installs what they need)
 	$(PYTHON) bench/plan.py
-	PYTHONSAFEPATH=1 PYTHONPATH=$$(tools/compiled.sh) $(PYTHON) bench/plan.py
 	$(PYTHON) bench/cli.py
 	for what in copy nbd jobs upload memory; do $(PYTHON) -m bench.$$what || exit; done
 

@@ -11,7 +11,7 @@ from migrate import journal as journals
 from migrate import preflight
 from migrate.planned import planned
 from migrate.selection import Selection
-from migrate.target import live
+from migrate.target import live, manifests
 from migrate.target.live import ClusterTarget, Object
 
 # What the API server itself writes.
@@ -47,7 +47,7 @@ def differences(
                 continue
             mark = made[key].mark if key in made else MARK
             wanted = cluster.apply(manifest, mark, dry_run=True, force=True)
-            for path, there, planned_value in _changes(_content(item), _content(wanted)):
+            for path, there, planned_value in manifests.changes(_content(item), _content(wanted)):
                 yield Difference(row.vm.folder, live.shown(key), path, there, planned_value)
 
 
@@ -57,15 +57,3 @@ def _content(item: Object) -> Object:
     notes = metadata.get("annotations") or {}
     metadata["annotations"] = {name: value for name, value in notes.items() if not name.startswith(CDI)}
     return {**{name: value for name, value in item.items() if name != "status"}, "metadata": metadata}
-
-
-def _changes(there: Any, wanted: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The paths at which two objects differ, with both values."""
-    if isinstance(there, dict) and isinstance(wanted, dict):
-        for name in [*there, *(name for name in wanted if name not in there)]:
-            yield from _changes(there.get(name), wanted.get(name), f"{path}.{name}" if path else name)
-    elif isinstance(there, list) and isinstance(wanted, list) and len(there) == len(wanted):
-        for index, pair in enumerate(zip(there, wanted, strict=True)):
-            yield from _changes(*pair, f"{path}[{index}]")
-    elif there != wanted:
-        yield path, there, wanted

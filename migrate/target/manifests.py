@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -89,6 +89,18 @@ def assemble(writes: Iterable[tuple[str, Any]]) -> dict[str, list[dict[str, Any]
     for node, name in lists:
         node[name] = list(node[name].values())
     return {kind: list(by_key.values()) for kind, by_key in objects.items()}
+
+
+def changes(there: Any, wanted: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The paths at which two objects differ, with both values."""
+    if isinstance(there, dict) and isinstance(wanted, dict):
+        for name in [*there, *(name for name in wanted if name not in there)]:
+            yield from changes(there.get(name), wanted.get(name), f"{path}.{name}" if path else name)
+    elif isinstance(there, list) and isinstance(wanted, list) and len(there) == len(wanted):
+        for index, pair in enumerate(zip(there, wanted, strict=True)):
+            yield from changes(*pair, f"{path}[{index}]")
+    elif there != wanted:
+        yield path, there, wanted
 
 
 def dump(objects: Iterable[dict[str, Any]]) -> str:

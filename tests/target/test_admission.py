@@ -84,6 +84,7 @@ CLAIM = {
 }
 ABSENT = object()
 D, N, V = "domain.devices.disks", "domain.devices.interfaces", "volumes"
+DISKLESS = [("domain.devices.disks", []), ("volumes", []), ("domain.devices.filesystems", [])]
 SIZED = [
     ("VirtualMachine.spec.instancetype", {"name": "u1.small"}),
     ("domain.cpu", {"model": "host-model"}),
@@ -104,9 +105,9 @@ def changed(manifest, *changes):
         if value is ABSENT:
             del node[int(last) if last.isdigit() else last]
         elif last.isdigit() and int(last) == len(node):
-            node.append(value)
+            node.append(copy.deepcopy(value))
         else:
-            node[int(last) if last.isdigit() else last] = value
+            node[int(last) if last.isdigit() else last] = copy.deepcopy(value)
     return manifest
 
 
@@ -661,6 +662,13 @@ TDX = [
             "+CPUManager",
             {"1.7": "cpu-io-threads", "1.8": None},
         ),
+        (
+            [*DISKLESS, ("domain.ioThreadsPolicy", "shared"), ("domain.cpu.dedicatedCpuPlacement", True)],
+            "+CPUManager",
+            {"1.3": "cpu-io-threads", "1.6": "cpu-io-threads", "1.9": "cpu-io-threads"},
+        ),
+        ([*DISKLESS, ("domain.cpu.dedicatedCpuPlacement", True)], "+CPUManager", {"1.3": None, "1.9": None}),
+        ([*SIZED[:2], ("domain.memory", {"maxGuest": "4Gi"})], "", {"1.6": "memory-instancetype", "1.7": None}),
         ([*ON_S390X, (f"{D}.0.blockSize", {"custom": {"logical": 512, "physical": 8192}})], "", {"1.9": "block-size"}),
         (ON_S390X, "", {"1.7": "feature-gate", "1.8": None}),
         (ON_S390X, "+MultiArchitecture", {"1.3": None, "1.7": None}),

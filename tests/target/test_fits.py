@@ -293,12 +293,13 @@ SMALL = {"cpu": {"guest": 4}, "memory": {"guest": "2Gi"}}
 
 def test_an_instance_type_of_the_sources_size_fits_and_another_is_said() -> None:
     translation, cluster = typed({"cpu": {"guest": 4}, "memory": {"guest": "8Gi"}})
-    roomy = replace(cluster, nodes=Listing(scope=None))
-    assert found(translation, roomy) == []
+    (given,) = found(translation, replace(cluster, nodes=Listing(scope=None)))
+    assert (given.id, given.severity) == ("expanded", "note")
+    assert '"guest": "8Gi"' in given.because
     for small in ({"cpu": {"guest": 2}, "memory": {"guest": "8Gi"}}, SMALL):
         translation, cluster = typed(small)
-        (misfit,) = found(translation, replace(cluster, nodes=Listing(scope=None)))
-        assert (misfit.id, misfit.severity) == ("instancetype-size", "warning")
+        misfit, given = found(translation, replace(cluster, nodes=Listing(scope=None)))
+        assert (misfit.id, misfit.severity, given.id) == ("instancetype-size", "warning", "expanded")
         assert "the source has 4 and 8" in misfit.because
 
 
@@ -317,6 +318,10 @@ def test_the_memory_of_a_known_instance_type_needs_a_node(overcommit: int, short
         ({"gpus": [{"name": "g"}]}, {"devices": {"gpus": [{"name": "gpu0", "deviceName": "nvidia.com/a40"}]}}),
         ({"hostDevices": [{}]}, {"devices": {"hostDevices": [{"name": "nic0", "deviceName": "intel.com/x710"}]}}),
         ({"nodeSelector": {"a": "b"}}, {}),
+        ({"cpu": {"guest": 4, "realtime": {}}}, {"cpu": {"realtime": {}}}),
+        ({"cpu": {"guest": 4, "dedicatedCPUPlacement": False}}, {"cpu": {"dedicatedCpuPlacement": True}}),
+        ({"memory": {"guest": "2Gi", "maxGuest": "4Gi"}}, {"memory": {"maxGuest": "4Gi"}}),
+        ({"ioThreadsPolicy": "auto"}, {"ioThreadsPolicy": "shared"}),
     ],
 )
 def test_what_an_instance_type_and_the_vm_both_say_is_refused(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
@@ -367,7 +372,35 @@ def test_a_preference_with_a_graphics_adapter_is_refused_for_a_vm_without_a_scre
     preference = {"devices": {"preferredVideoType": "virtio"}}
     cluster = replace(CLUSTER, preferences=Listing({("", "VirtualMachineClusterPreference/rhel.9"): preference}))
     misfits = [misfit.id for misfit in found(wanted(domain=SPEC["domain"] | {"devices": devices}), cluster)]
-    assert ("preference-conflict" in misfits) is refused
+    assert ("expanded-refused" in misfits) is refused
+
+
+PINNED = {"cpu": {"guest": 2, "dedicatedCPUPlacement": True}, "memory": {"guest": "2Gi"}, "ioThreadsPolicy": "auto"}
+
+
+@pytest.mark.parametrize(("volumes", "refused"), [([], True), (SPEC["volumes"], False)])
+def test_an_instance_type_with_a_policy_for_io_threads_does_not_start_a_vm_without_disks(
+    volumes: list[Any], refused: bool
+) -> None:
+    translation, cluster = typed(PINNED)
+    translation.manifest["spec"]["template"]["spec"]["volumes"] = volumes
+    said = [misfit.because for misfit in found(translation, cluster) if misfit.target == "domain.ioThreadsPolicy"]
+    assert [text[:61] for text in said] == ["With the instance type small: A VM with dedicated CPUs and a "] * refused
+
+
+def test_what_kubevirt_refuses_of_the_vm_with_its_preference_is_said_once() -> None:
+    preference = {"devices": {"preferredDiskBus": "sata", "preferredDiskIO": "dream"}}
+    disks = [{"name": "vda", "disk": {}}, {"name": "www", "disk": {}, "io": "dream"}]
+    cluster = replace(CLUSTER, preferences=Listing({("", "VirtualMachineClusterPreference/rhel.9"): preference}))
+    misfits = found(wanted(domain=SPEC["domain"] | {"devices": {"disks": disks}}), cluster)
+    assert [misfit.target for misfit in misfits if misfit.id == "expanded-refused"] == ["domain.devices.disks[vda].io"]
+
+
+def test_vcpus_that_a_preference_cannot_spread_are_refused() -> None:
+    spread = {"cpu": {"preferredCPUTopology": "spread", "spreadOptions": {"ratio": 3}}}
+    assert "instancetype-conflict" in [misfit.id for misfit in found(*typed(SMALL, spread))]
+    spread["cpu"]["spreadOptions"] = {"ratio": 4}
+    assert "instancetype-conflict" not in [misfit.id for misfit in found(*typed(SMALL, spread))]
 
 
 def test_a_preference_counts_the_cpus_and_memory_of_the_instance_type() -> None:

@@ -40,8 +40,10 @@ def of_memory(every: Spec) -> Iterator[Refusal]:
     page = amount(memory.get("hugepages", {}).get("pageSize"))
     guest = amount(memory.get("guest"))
     if every.sized_elsewhere:
+        # Before 1.7 nothing of the VM's memory can stand beside an instance type: applyMemory.
+        whole = "domain.memory" if memory and not every.target.at_least("1.7") else "domain.memory.guest"
         for path, said in (
-            ("domain.memory.guest", guest is not None),
+            (whole, guest is not None or whole == "domain.memory"),
             ("domain.resources.requests.memory", "memory" in resources.get("requests", {})),
             ("domain.resources.limits.memory", "memory" in resources.get("limits", {})),
         ):
@@ -183,6 +185,10 @@ def _dedicated(every: Spec, cpu: Manifest) -> Iterator[Refusal]:
     if threads and not pins_io_threads(every.target):
         because = "A VM with both dedicated CPUs and I/O threads does not start on KubeVirt 1.5 to 1.7."
         yield Refusal(path, "cpu-io-threads", because, "Use KubeVirt 1.8 or later, or leave the I/O threads out.")
+    elif every.domain.get("ioThreadsPolicy") in ("shared", "auto") and not every.disks:
+        # FormatDomainIOThreadPin of vcpu.go divides by the number of threads, of which there is one a disk.
+        because = "A VM with dedicated CPUs and a policy for I/O threads does not start without a disk."
+        yield Refusal("domain.ioThreadsPolicy", "cpu-io-threads", because, "Leave the policy out.")
     resources = every.domain.get("resources", {})
     requests, limits = resources.get("requests", {}), resources.get("limits", {})
     limit, request = (amount(each.get("cpu")) or 0 for each in (limits, requests))

@@ -5,25 +5,20 @@ Facts are those of KubeVirt's pkg/instancetype.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from math import prod
-from typing import Any
 
 from migrate.mapping.memory import kib
+from migrate.target import admission, manifests
 from migrate.target.admission.spec import amount
+from migrate.target.fits import expansion
+from migrate.target.fits.expansion import at
 from migrate.target.fits.wanted import Misfit, Object, Wanted, instead
 from migrate.target.quantity import human
 
 INSTANCETYPE, PREFERENCE = "VirtualMachine.spec.instancetype", "VirtualMachine.spec.preference"
-# What an instance type and the VM must not both say: where the one has it, and where the other.
-EITHER = (
-    ("cpu.model", "domain.cpu.model"),
-    ("launchSecurity", "domain.launchSecurity"),
-    ("gpus", "domain.devices.gpus"),
-    ("hostDevices", "domain.devices.hostDevices"),
-    ("nodeSelector", "nodeSelector"),
-)
-# What a preference's requirement counts of the VM's own topology, by the topology that it prefers.
+# What a preference's requirement counts of the VM's own topology, by what the preference makes of vCPUs.
 COUNTED = {
     "cores": ("cores",),
     "sockets": ("sockets",),
@@ -49,26 +44,26 @@ def there(wanted: Wanted) -> Iterator[Misfit]:
 
 
 def conflicts(wanted: Wanted) -> Iterator[Misfit]:
-    """What the instance type says as well as the VM."""
-    for theirs, ours in EITHER:
-        if _at(wanted.instancetype, theirs) and _at(wanted.spec, ours):
-            name = wanted.named("instancetype")[1]
-            because = f"The instance type {name} says {theirs}, and KubeVirt refuses a VM that says {ours} as well."
-            remedy = f"Choose an instance type without {theirs}, or leave {ours} out of the VM."
-            yield Misfit("instancetype-conflict", "blocker", ours, because, remedy)
-
-
-def _at(found: Any, path: str) -> Any:
-    """What stands at a path, empty where nothing does."""
-    for name in path.split("."):
-        found = found.get(name) or {}
-    return found
+    """What the instance type says as well as the VM, and vCPUs that cannot be spread as the preference says."""
+    if not wanted.instancetype:
+        return
+    name = wanted.named("instancetype")[1]
+    for theirs, ours in expansion.conflicts(wanted.vm, wanted.instancetype):
+        because = f"The instance type {name} says {theirs}, and KubeVirt refuses a VM that says {ours} as well."
+        remedy = f"Choose an instance type without {theirs}, or leave {ours} out of the VM."
+        yield Misfit("instancetype-conflict", "blocker", ours, because, remedy)
+    if whole := expansion.indivisible(wanted.instancetype, wanted.preference):
+        because = (
+            f"KubeVirt refuses the instance type {name} with the preference {wanted.named('preference')[1]}, which "
+            f"spreads vCPUs: their number, {at(wanted.instancetype, 'cpu.guest')}, is no multiple of {whole}."
+        )
+        yield Misfit("instancetype-conflict", "blocker", INSTANCETYPE, because, "Choose others that fit each other.")
 
 
 def sizes(wanted: Wanted) -> Iterator[Misfit]:
     """CPUs and memory of the instance type where they differ from the source's."""
     said = {entry.path: entry.value for entry in wanted.translation.entries}
-    cpus, memory = _at(wanted.instancetype, "cpu.guest"), amount(_at(wanted.instancetype, "memory.guest") or None)
+    cpus, memory = at(wanted.instancetype, "cpu.guest"), amount(at(wanted.instancetype, "memory.guest"))
     try:
         before = int(said["vcpu"]), kib(said["memory"], said.get("memory.unit", "")) * 1024
     except (KeyError, ValueError):
@@ -84,11 +79,11 @@ def sizes(wanted: Wanted) -> Iterator[Misfit]:
 
 def requirements(wanted: Wanted) -> Iterator[Misfit]:
     """What the preference asks of the VM or of its instance type."""
-    name, needs = wanted.named("preference")[1], _at(wanted.preference, "requirements")
+    name, needs = wanted.named("preference")[1], wanted.preference.get("requirements")
     if not needs or (wanted.named("instancetype")[1] and not wanted.instancetype):
         return
-    counted = ("sockets",) if wanted.instancetype else _counted(_at(wanted.preference, "cpu"))
-    cpus, least = prod(wanted.domain.get("cpu", {}).get(part) or 1 for part in counted), _at(needs, "cpu.guest")
+    counted = COUNTED["any"] if wanted.instancetype else _counted(wanted.preference)
+    cpus, least = prod(wanted.domain.get("cpu", {}).get(part) or 1 for part in counted), at(needs, "cpu.guest")
     if least and cpus < least:
         because = (
             f"The preference {name} asks for {least} vCPUs ({', '.join(counted)}); KubeVirt refuses a VM with {cpus}."
@@ -96,7 +91,7 @@ def requirements(wanted: Wanted) -> Iterator[Misfit]:
         remedy = "Choose another preference or none, or an instance type that has as many."
         yield Misfit("preference-requires", "blocker", PREFERENCE, because, remedy)
     memory = amount(wanted.domain.get("memory", {}).get("guest")) or 0
-    if memory < (amount(_at(needs, "memory.guest") or None) or 0):
+    if memory < (amount(at(needs, "memory.guest")) or 0):
         because = (
             f"The preference {name} asks for {needs['memory']['guest']} of memory, "
             f"and KubeVirt refuses a VM with {human(int(memory))}."
@@ -109,24 +104,38 @@ def requirements(wanted: Wanted) -> Iterator[Misfit]:
         yield Misfit("preference-requires", "blocker", PREFERENCE, because, "Choose another preference or none.")
 
 
-def screens(wanted: Wanted) -> Iterator[Misfit]:
-    """A graphics adapter that the preference gives a VM without a screen."""
-    video = _at(wanted.preference, "devices.preferredVideoType")
-    devices = wanted.domain.get("devices", {})
-    if video and "video" not in devices and devices.get("autoattachGraphicsDevice") is False:
-        because = (
-            f"The preference {wanted.named('preference')[1]} gives the VM a graphics adapter ({video}), and KubeVirt "
-            "refuses one for a VM without a screen."
-        )
-        remedy = "Choose another preference or none, or give the source domain a screen."
-        path = "domain.devices.autoattachGraphicsDevice"
-        yield Misfit("preference-conflict", "blocker", path, because, remedy)
+def _counted(preference: Object) -> tuple[str, ...]:
+    """The parts of the VM's topology that are counted."""
+    kind = expansion.topology(preference)
+    return COUNTED.get(expansion.spread(preference)[0] if kind == "spread" else kind, COUNTED["any"])
 
 
-def _counted(cpu: Object) -> tuple[str, ...]:
-    """The parts of the topology that are counted; `preferCores` is the older name of `cores`."""
-    prefers = cpu.get("preferredCPUTopology") or "sockets"
-    prefers = prefers.removeprefix("prefer").lower()
-    if prefers == "spread":
-        prefers = (cpu.get("spreadOptions") or {}).get("across") or "SocketsCores"
-    return COUNTED.get(prefers, COUNTED["any"])
+def refused(wanted: Wanted) -> Iterator[Misfit]:
+    """What KubeVirt refuses, or cannot start, of the VM with what it is given, and would not of the VM alone."""
+    if wanted.whole is wanted.vm:
+        return
+    alone = {(refusal.path, refusal.id) for refusal in admission.refusals(wanted.vm, [], wanted.target)}
+    for refusal in admission.refusals(wanted.whole, [], wanted.target):
+        if (refusal.path, refusal.id) not in alone:
+            because = f"With {_givers(wanted)}: {refusal.because}"
+            remedy = f"Choose another one in the site file. {refusal.remedy}"
+            yield Misfit("expanded-refused", "blocker", refusal.path, because, remedy)
+
+
+def gains(wanted: Wanted) -> Iterator[Misfit]:
+    """What the VM is given that its manifest does not say."""
+    templates = [vm.get("spec", {}).get("template", {}) for vm in (wanted.vm, wanted.whole)]
+    given = [
+        f"{path.removeprefix('spec.')}={value if isinstance(value, str) else json.dumps(value)}"
+        for path, _, value in manifests.changes(*templates)
+    ]
+    if given:
+        because = f"What is not in the manifest comes of {_givers(wanted)}: {', '.join(given)}."
+        remedy = "Choose another one in the site file where the guest is not to have it."
+        yield Misfit("expanded", "note", None, because, remedy)
+
+
+def _givers(wanted: Wanted) -> str:
+    """The instance type and the preference that were read, by name."""
+    fields = (("instancetype", "instance type", wanted.instancetype), ("preference", "preference", wanted.preference))
+    return " and ".join(f"the {word} {wanted.named(field)[1]}" for field, word, content in fields if content)

@@ -6,11 +6,13 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from migrate.model import Severity, Translation
 from migrate.target.admission.spec import amount
 from migrate.target.cluster import CLUSTER_WIDE, Cluster, network_of
+from migrate.target.fits import expansion
 from migrate.target.vocabulary import Target
 
 Object = dict[str, Any]
@@ -26,7 +28,7 @@ class Misfit(NamedTuple):
     remedy: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Wanted:
     """A VM and its claims, and the cluster that is to take them."""
 
@@ -49,10 +51,18 @@ class Wanted:
         """Where the VM and its claims go."""
         return self.vm["metadata"].get("namespace") or self.cluster.namespace
 
+    @cached_property
+    def whole(self) -> Object:
+        """The VM with what its instance type and preference give it, as far as they are there and do not conflict."""
+        conflict = self.instancetype and any(expansion.conflicts(self.vm, self.instancetype))
+        if conflict or not (self.instancetype or self.preference):
+            return self.vm
+        return expansion.expanded(self.vm, self.instancetype, self.preference)
+
     @property
     def spec(self) -> Object:
-        """The template's spec."""
-        return self.vm.get("spec", {}).get("template", {}).get("spec", {})
+        """The template's spec, with what is given."""
+        return self.whole.get("spec", {}).get("template", {}).get("spec", {})
 
     def named(self, field: str) -> tuple[str, str, str]:
         """Kind, name and namespace of the `instancetype` or `preference`; without a kind they are the cluster's."""
@@ -74,18 +84,8 @@ class Wanted:
 
     @property
     def domain(self) -> Object:
-        """The domain of the spec, with what its instance type gives."""
-        domain, given = self.spec.get("domain", {}), self.instancetype
-        if not given:
-            return domain
-        cpu, memory = dict(given.get("cpu") or {}), given.get("memory") or {}
-        cpu |= {"sockets": cpu.get("guest"), "dedicatedCpuPlacement": cpu.get("dedicatedCPUPlacement")}
-        asked = (amount(memory.get("guest")) or 0) * (100 - (memory.get("overcommitPercent") or 0)) / 100
-        return domain | {
-            "cpu": domain.get("cpu", {}) | cpu,
-            "memory": memory,
-            "resources": {"requests": {"memory": str(int(asked))}} if memory.get("overcommitPercent") else {},
-        }
+        """The domain of the spec."""
+        return self.spec.get("domain", {})
 
     @property
     def devices(self) -> Object:
