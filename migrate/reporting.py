@@ -108,8 +108,12 @@ def report_row(translation: Translation) -> dict[str, Any]:
 
 def target_document(target: Target) -> dict[str, Any]:
     """`target` of report.json."""
-    machines = {"emulatedMachines": sorted(target.machines)} if target.machines else {}
-    return {"kubevirt": target.kubevirt, "featureGates": sorted(target.gates)} | machines
+    found: dict[str, Any] = {"kubevirt": target.kubevirt, "featureGates": sorted(target.gates)}
+    if target.machines:
+        found["emulatedMachines"] = sorted(target.machines)
+    if target.vga_for_efi:
+        found["vgaDisplayForEFIGuests"] = True
+    return found
 
 
 def finding_document(finding: Finding) -> dict[str, Any]:

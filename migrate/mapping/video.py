@@ -16,7 +16,7 @@ KNOWN = {
 }
 MEMORY = "16384"
 CHOSEN = "KubeVirt chooses this adapter itself (converter/compute/graphics.go)"
-# pkg/virt-handler/options.go, since 1.4; no configuration of the cluster says it otherwise.
+# pkg/virt-handler/options.go, since 1.4.
 UNLESS = ", unless the KubeVirt resource is annotated with kubevirt.io/vga-display-efi-x86."
 
 
@@ -24,7 +24,8 @@ def usual(context: Context) -> str:
     """The adapter that KubeVirt chooses where the VM names none."""
     if context.arch in ("aarch64", "s390x"):
         return "virtio"
-    bochs = context.firmware == "efi" and context.target.enabled("BochsDisplayForEFIGuests")
+    gated, annotated = context.target.enabled("BochsDisplayForEFIGuests"), context.target.vga_for_efi
+    bochs = context.firmware == "efi" and gated and not (annotated and context.target.at_least("1.4"))
     return "bochs" if bochs else "vga"
 
 

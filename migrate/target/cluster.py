@@ -29,6 +29,8 @@ ARCHITECTURES = ("amd64", "arm64", "s390x")
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 POD_SECURITY = "pod-security.kubernetes.io/enforce"
 RESOURCE_NAME = "k8s.v1.cni.cncf.io/resourceName"
+# virt-config.go, VGADisplayForEFIGuestsEnabled
+VGA_FOR_EFI = "kubevirt.io/vga-display-efi-x86"
 PER_NAMESPACE, CLUSTER_WIDE = "VirtualMachine", "VirtualMachineCluster"
 
 
@@ -119,11 +121,11 @@ class Limit:
 class Cluster:
     """The facts of one cluster.
 
-    `kubevirt` is its version, None where none was seen; `architecture` that of VMs that name none; `configuration` is
-    that of the KubeVirt object. `namespaces` have the pod security that they enforce; `storage_classes` whether they
-    are the default; `networks` the resource that each NIC on them takes, or "". `addresses` are by MAC in lower case.
-    Names of `instancetypes` and `preferences` begin with their kind: `VirtualMachineInstancetype/u1.small`.
-    `uploads` says why CDI's upload proxy cannot be used.
+    `kubevirt` is its version, None where none was seen; `architecture` that of VMs that name none; `configuration` and
+    `annotations` are those of the KubeVirt object. `namespaces` have the pod security that they enforce;
+    `storage_classes` whether they are the default; `networks` the resource that each NIC on them takes, or "".
+    `addresses` are by MAC in lower case. Names of `instancetypes` and `preferences` begin with their kind:
+    `VirtualMachineInstancetype/u1.small`. `uploads` says why CDI's upload proxy cannot be used.
     """
 
     context: str
@@ -131,6 +133,7 @@ class Cluster:
     kubevirt: str | None = None
     architecture: str = ""
     configuration: Object = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
     nodes: Listing[Node] = Listing()
     namespaces: Listing[str] = Listing()
     storage_classes: Listing[bool] = Listing()
@@ -159,7 +162,8 @@ class Cluster:
             for gate in developer.get(key) or []
             if gate in vocabulary.gate_states() and gate not in named
         }
-        return Target(by_hand.kubevirt, by_hand.gates | own | self._switched(named), self._machines())
+        gates = by_hand.gates | own | self._switched(named)
+        return Target(by_hand.kubevirt, gates, self._machines(), VGA_FOR_EFI in self.annotations)
 
     def _switched(self, named: set[str]) -> set[str]:
         """What counts as a feature gate switched on: a setting that was one, and an architecture beside amd64."""
@@ -249,6 +253,7 @@ def read(client: Client, namespace: str) -> Cluster:
         kubevirt=status.get("observedKubeVirtVersion"),
         architecture=status.get("defaultArchitecture") or "",
         configuration=spec.get("configuration") or {},
+        annotations=_annotations(kubevirts[0]) if kubevirts else {},
         nodes=reader.read("nodes", _node),
         namespaces=reader.read("namespaces", lambda item: _labels(item).get(POD_SECURITY, "")),
         storage_classes=reader.read("storageclasses", lambda item: _annotations(item).get(DEFAULT_CLASS) == "true"),

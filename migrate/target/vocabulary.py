@@ -194,11 +194,13 @@ class Target:
     """A KubeVirt minor version and the feature gates switched by hand, as `+Name` and `-Name`.
 
     `machines` are the machine types that an administrator allows instead of KubeVirt's own: `ARCHITECTURE/GLOB`.
+    `vga_for_efi` is whether the KubeVirt object has the annotation that gives EFI guests on x86 a vga adapter.
     """
 
     kubevirt: str
     gates: frozenset[str] = frozenset()
     machines: frozenset[str] = frozenset()
+    vga_for_efi: bool = False
 
     def __hash__(self) -> int:
         # Caches ask for it at every write; text and frozenset keep theirs.

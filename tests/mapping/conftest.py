@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -58,6 +59,7 @@ def _run(
     found = vocabulary.read(root)
     ledger.imply(found, rules)
     chosen = target(settings.get("kubevirt", "1.9"), settings.get("gates", ""))
+    chosen = replace(chosen, vga_for_efi=settings.get("vga_for_efi", False))
     site = sites.checked(settings.get("site") or {}, "example")
     return ledger.run(found, rules, Context(vm, found, site, chosen, {disk.target: disk for disk in disks}))
 

@@ -139,6 +139,23 @@ def test_an_annotation_of_the_cluster_gives_efi_guests_another_adapter(
     assert ("kubevirt.io/vga-display-efi-x86" in because) is annotated
 
 
+@pytest.mark.parametrize(
+    ("kubevirt", "model", "written"),
+    [("1.9", "vga", False), ("1.9", "bochs", True), ("1.4", "vga", False), ("1.3", "vga", False)],
+)
+def test_a_cluster_with_that_annotation_gives_efi_guests_a_vga_adapter(
+    kubevirt: str, model: str, written: bool, run: Callable, rules: Rules
+) -> None:
+    book = run(
+        "<os firmware='efi'><type arch='x86_64' machine='q35'>hvm</type></os>"
+        f"<devices><graphics type='vnc'/><video><model type='{model}'/></video></devices>",
+        rules,
+        {"kubevirt": kubevirt, "vga_for_efi": True},
+    )
+    assert ("domain.devices.video.type" in book.writes) is written
+    assert "video-model/unsupported" not in _findings(book)
+
+
 def test_the_chipsets_watchdog_does_not_take_the_place_of_the_other(run: Callable, rules: Rules) -> None:
     book = run(
         "<devices><watchdog model='itco' action='reset'/><watchdog model='i6300esb' action='reset'/></devices>", rules

@@ -50,6 +50,7 @@ def fitting(kubernetes: Server) -> Server:
         "kubevirts",
         "kubevirt",
         "kubevirt",
+        metadata={"annotations": {"kubevirt.io/vga-display-efi-x86": "true"}},
         spec={
             "configuration": {
                 "developerConfiguration": {
@@ -133,7 +134,7 @@ def test_facts_are_read_as_they_are(fitting: Server) -> None:
 
 def test_version_and_gates_are_the_clusters(fitting: Server) -> None:
     found = cluster.read(fitting.client, "vms")
-    assert found.target() == cluster.Target("1.9", frozenset({"+VSOCK", "-Snapshot"}))
+    assert found.target() == cluster.Target("1.9", frozenset({"+VSOCK", "-Snapshot"}), vga_for_efi=True)
     assert found.target("-VSOCK").gates == {"-VSOCK", "-Snapshot"}
 
 
@@ -143,6 +144,9 @@ def test_what_an_administrator_widens_counts() -> None:
     found = cluster.Cluster("c", kubevirt="v1.7.0", architecture="arm64", configuration=widened).target()
     assert found.gates == {"+PersistentReservation", "+MultiArchitecture"}
     assert found.machines == {"arm64/virt*", "amd64/q35*", "amd64/pc-i440fx*"}
+    assert not found.vga_for_efi
+    annotated = cluster.Cluster("c", kubevirt="v1.9.0", annotations={"kubevirt.io/vga-display-efi-x86": ""})
+    assert annotated.target().vga_for_efi
     older = cluster.Cluster("c", kubevirt="v1.7.0", configuration={"emulatedMachines": ["pc*"]}).target()
     assert older.machines == {f"{arch}/pc*" for arch in ("amd64", "arm64", "s390x")}
 
