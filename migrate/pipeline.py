@@ -142,9 +142,22 @@ def translate(vm: VM, rules: Rules, target: Target, site: Site, today: date = da
     translation.findings += _unfit(vm, translation)
     translation.findings += _state(translation, book, rules, context)
     translation.findings += _undecided(vm, site)
+    _tell_apart(translation.all_findings())
     if site.waivers:
         site.waive(vm, translation.all_findings(), today)
     return translation
+
+
+def _tell_apart(findings: list[Finding]) -> None:
+    """Gives findings of like devices, of which nothing else tells one from the other, keys of their own."""
+    seen: dict[tuple[str, ...], int] = {}
+    for finding in findings:
+        parts = finding.parts
+        if parts in seen:
+            seen[parts] += 1
+            finding.parts = (*parts, str(seen[parts]))
+        else:
+            seen[parts] = 1
 
 
 def _sized(vm: VM, site: Site) -> VM:
@@ -379,6 +392,7 @@ class Planning:
             said = list(_asked(item, self.ask))
             self.site.waive(item.vm, said, self.today)
             item.findings += said
+        _tell_apart(item.findings)
         return item
 
 

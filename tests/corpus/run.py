@@ -42,9 +42,11 @@ def leaves(element: etree._Element) -> int:
 
 
 def broken(plan: Translation, xml: bytes, chosen: Target) -> Iterator[str]:
-    """The promises that a plan does not keep: every leaf signed once, by a rule that knows it, and no field unknown."""
+    """The promises that a plan does not keep: every leaf signed once, by a rule that knows it; no odd field, no key twice."""
     findings = plan.all_findings()
     yield from (finding.because for finding in findings if finding.id == "internal")
+    keys = Counter(finding.key for finding in findings)
+    yield from (f"{key} is the key of {count} findings" for key, count in keys.items() if count > 1)
     entries = [entry for entry in plan.entries if not entry.implied]
     if len(entries) != (there := leaves(parse(xml, plan.vm.name))):
         yield f"{len(entries)} entries for {there} leaves"
