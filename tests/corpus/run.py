@@ -42,7 +42,7 @@ def leaves(element: etree._Element) -> int:
 
 
 def broken(plan: Translation, xml: bytes, chosen: Target) -> Iterator[str]:
-    """The promises that a plan does not keep: every leaf signed once, by a rule that knows it; no odd field, no key twice."""
+    """The promises that a plan does not keep: every leaf signed once, by a rule that knows it; no odd field or key."""
     findings = plan.all_findings()
     yield from (finding.because for finding in findings if finding.id == "internal")
     keys = Counter(finding.key for finding in findings)
