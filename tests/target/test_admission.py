@@ -592,6 +592,7 @@ CLAIM_SHARED = [*SHARED, (f"{V}.4", {"name": "a", "persistentVolumeClaim": {"cla
 ON_S390X = [
     ("architecture", "s390x"),
     ("domain.machine.type", "s390-ccw-virtio"),
+    ("domain.firmware.bootloader", ABSENT),
     ("domain.memory.maxGuest", ABSENT),
     ("domain.devices.watchdog", ABSENT),
     ("domain.devices.tpm", ABSENT),
@@ -602,6 +603,7 @@ ON_S390X = [
 ON_ARM64 = [
     ("architecture", "arm64"),
     ("domain.machine.type", "virt"),
+    ("domain.firmware.bootloader.efi.secureBoot", False),
     ("domain.cpu.model", "host-passthrough"),
     ("domain.cpu.maxSockets", ABSENT),
     ("domain.memory.maxGuest", ABSENT),
@@ -722,6 +724,8 @@ X86_ONLY = [
     (ON_S390X, ("domain.features.pvspinlock", {"enabled": False}), "pvspinlock-arch"),
     (ON_S390X, ("domain.features.hyperv", {"relaxed": {}}), "hyperv-s390x"),
     (ON_S390X, ("domain.devices.tpm", {}), "tpm-s390x"),
+    (ON_S390X, ("domain.firmware.bootloader", {"efi": {"secureBoot": False}}), "firmware-s390x"),
+    (ON_ARM64, ("domain.firmware.bootloader.efi", {}), "firmware-arm64"),
     (ON_S390X, ("domain.devices.inputs.0.bus", "usb"), "input-bus-s390x"),
     (ON_S390X, ("domain.devices.clientPassthrough", {}), "redirect-s390x"),
     (ON_S390X, (f"{N}.0.acpiIndex", 1), "nic-acpi-s390x"),

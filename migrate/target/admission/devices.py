@@ -26,6 +26,12 @@ def of_firmware(every: Spec) -> Iterator[Refusal]:
         because = "KubeVirt refuses secure boot, which EFI means unless switched off, without the SMM feature."
         path = "domain.firmware.bootloader.efi.secureBoot"
         yield Refusal(path, "firmware-smm", because, "Switch smm on, or set secureBoot to false.")
+    elif secure and every.arch == "arm64":
+        # pkg/virt-launcher/virtwrap/efi knows no firmware for it.
+        because = "A VM on arm64 does not start with secure boot, which EFI means unless switched off."
+        yield Refusal(
+            "domain.firmware.bootloader.efi.secureBoot", "firmware-arm64", because, "Set secureBoot to false."
+        )
     acpi, volumes = firmware.get("acpi"), {volume.get("name"): volume for volume in every.volumes}
     if acpi is not None:
         names = [name for name in (acpi.get("slicNameRef"), acpi.get("msdmNameRef")) if name]
