@@ -44,7 +44,9 @@ def _primary(context: Context) -> Node:
 def model(view: View, context: Context) -> Iterator[Sign]:
     """The same adapter, or the usual one; none at all takes the console away too."""
     name = view.text("model.type")
-    if name == "none":
+    if name == "none" and any(leaf.value == "on" for leaf in view.every("/devices.hostdev.display")):
+        yield flag(view.owned, "beside")
+    elif name == "none":
         yield write(view.owned, "domain.devices.autoattachGraphicsDevice", False)
         if "devices.graphics" in context.document.nodes:
             yield flag(view.owned, "vgpu")

@@ -251,6 +251,13 @@ REFUSED = [
     ("firmware-bios", [("domain.firmware.bootloader", {"bios": {}}), ("architecture", "arm64")]),
     ("firmware-efi-bios", [("domain.firmware.bootloader.bios", {})]),
     ("firmware-smm", [("domain.features.smm", ABSENT)]),
+    (
+        "gpu-detached",
+        [
+            ("domain.devices.autoattachGraphicsDevice", False),
+            ("domain.devices.gpus", [GPU]),
+        ],
+    ),
     ("firmware-smm", [("domain.features.smm", {"enabled": False})]),
     ("firmware-acpi", [("domain.firmware.acpi", {"slicNameRef": "vda"})]),
     ("firmware-acpi", [("domain.firmware.acpi", {})]),

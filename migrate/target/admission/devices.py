@@ -95,6 +95,13 @@ def of_other_devices(every: Spec) -> Iterator[Refusal]:
         because = "KubeVirt refuses more than one GPU with a display from the start (ramFB)."
         remedy = "Set virtualGPUOptions.display.ramFB.enabled to false for the others."
         yield Refusal("domain.devices.gpus", "gpu-displays", because, remedy)
+    if devices.get("autoattachGraphicsDevice") is False:
+        for gpu in devices.get("gpus", []):
+            if is_on(gpu.get("virtualGPUOptions", {}).get("display")):
+                # qemu_validate.c asks for a graphics device where a host device has a display.
+                because = "A VM without a graphics device does not start with a GPU that has a display."
+                path = f"domain.devices.gpus[{gpu.get('name')}].virtualGPUOptions.display"
+                yield Refusal(path, "gpu-detached", because, "Switch the display off, or keep the graphics device.")
     for kind in ("hostDevices", "gpus"):
         for device in devices.get(kind, []):
             resource = device.get("deviceName") or "a/b"
