@@ -65,7 +65,8 @@ DEV = re.compile(r"(?:[fhsv]d|xvd|ubd)([a-z]+)\d*")
 HOST_DRIVE = re.compile(r"/dev/(cdrom|dvd|scd\d|sr\d)")
 SERIAL = re.compile(r"[A-Za-z0-9_.+-]{1,256}")
 NAME_LENGTH = 63
-SLOT = ("domain", "bus", "slot", "function", "cssid", "ssid", "devno")
+# The numbers of an address that give devices on one bus their order, of whatever kind it is.
+PLACE = ("domain", "controller", "bus", "slot", "function", "target", "unit", "cssid", "ssid", "devno")
 NUMBER = re.compile("0x[0-9a-fA-F]{1,8}|[0-9]{1,9}")
 # Heads, and sectors of 4 KiB a track, of an ECKD DASD.
 DASD = ("15", "12")
@@ -209,7 +210,7 @@ def claim(view: View, context: Context) -> Iterator[Sign]:
     facts = _facts(view, context)
     shared = _sharing(view, context, facts)
     name = _shared_name(view, context, facts) if shared else claim_name(context.vm.folder, view.key)
-    ephemeral = "ephemeral." if view.leaf("transient") or view.leaf("transient.shareBacking") else ""
+    ephemeral = "ephemeral." if view.leaf("transient") else ""
     yield write(used, "volumes.name", view.key)
     yield write(used, f"volumes.{ephemeral}persistentVolumeClaim.claimName", name)
     yield from _claim_object(view, context, used, facts, name, shared is not None)
@@ -236,7 +237,7 @@ def cache(view: View, context: Context) -> Iterator[Sign]:
 
 def _used(leaf: Leaf, kind: str) -> bool:
     name = leaf.pattern.removeprefix("devices.disk.")
-    return name in ("type", "transient", "transient.shareBacking") or name in SOURCES[kind]
+    return name in ("type", "transient") or name in SOURCES[kind]
 
 
 def _sharing(view: View, context: Context, facts: Disk | None) -> str | None:
@@ -465,25 +466,38 @@ def geometry(view: View, context: Context) -> Iterator[Sign]:
 
 
 def address(view: View, context: Context) -> Iterator[Sign]:
-    """Where the guest finds the disk; whether the order of its virtio disks changes is worth a warning."""
-    order = context.once(_slot_order)
-    reordered = view.node.index in order and sorted(order).index(view.node.index) != order.index(view.node.index)
-    yield flag(view.owned, "order" if reordered else "place")
+    """Where the guest finds the disk; whether the order of the disks on its bus changes is worth a warning."""
+    yield flag(view.owned, "order" if view.node.index in context.once(_moved) else "place")
 
 
-def _slot_order(context: Context) -> list[int]:
-    """The indices of the virtio disks in the order of their slots; none where one of them has no slot."""
+def _moved(context: Context) -> set[int]:
+    """The indices of the disks that change places with others of their bus, as KubeVirt places them in their order.
+
+    Drives count for nothing: systems name them apart. A bus with a disk that has no address is left out.
+    """
     every = context.document.by_pattern
-    virtio = [leaf.node.trail[1].index for leaf in every.get("devices.disk.target.bus", ()) if leaf.value == "virtio"]
-    slots = {index: [0] * len(SLOT) for index in virtio}
-    placed = set()
-    for position, name in enumerate(SLOT):
+    drives = {_index(leaf) for leaf in every.get("devices.disk.device", ()) if leaf.value in ("cdrom", "floppy")}
+    buses: dict[str, list[int]] = {}
+    for leaf in every.get("devices.disk.target.bus", ()):
+        if _index(leaf) not in drives:
+            buses.setdefault(leaf.value, []).append(_index(leaf))
+    places: dict[int, list[int]] = {}
+    for position, name in enumerate(PLACE):
         for leaf in every.get(f"devices.disk.address.{name}", ()):
-            index = leaf.node.trail[1].index
-            if index in slots and NUMBER.fullmatch(leaf.value):
-                slots[index][position] = int(leaf.value, 16 if leaf.value[:2] == "0x" else 10)
-                placed.add(index)
-    return sorted(sorted(slots), key=lambda index: slots[index]) if len(placed) == len(slots) else []
+            if NUMBER.fullmatch(leaf.value):
+                place = places.setdefault(_index(leaf), [0] * len(PLACE))
+                place[position] = int(leaf.value, 16 if leaf.value[:2] == "0x" else 10)
+    moved: set[int] = set()
+    for indices in buses.values():
+        if all(index in places for index in indices):
+            now = sorted(indices)
+            before = sorted(now, key=lambda index: places[index])
+            moved |= {old for old, new in zip(before, now, strict=True) if old != new}
+    return moved
+
+
+def _index(leaf: Leaf) -> int:
+    return leaf.node.trail[1].index
 
 
 def lost(view: View, context: Context) -> Iterator[Sign]:
