@@ -122,8 +122,8 @@ def network(view: View, context: Context) -> Iterator[Sign]:
         yield flag(leaves, "kind", kind)
     if not found.multus and found.binding == "bridge":
         yield flag(leaves, "pod-bridge")
-    elif not found.multus and kind != "user":
-        yield flag(leaves, "pod")
+    elif not found.multus:
+        yield flag(leaves, "user" if kind == "user" else "pod")
 
 
 def gained_none(context: Context, writes: Writes) -> bool | None:
@@ -227,6 +227,8 @@ def acpi(view: View, context: Context) -> Iterator[Sign]:
     index = nic_names.acpi_index(view.node, context)
     if context.arch == "s390x":
         yield flag(view.owned, "channel", view.text("acpi.index"))
+    elif _is_function(view.node, context):
+        yield flag(view.owned, "function", view.text("acpi.index"))
     elif index:
         yield write(view.owned, f"{INTERFACE}.acpiIndex", index)
     else:
@@ -240,7 +242,9 @@ def address(view: View, context: Context) -> Iterator[Sign]:
     names = f"{before} before and after" if same else f"{before or 'unknown'} before, {after or FORETOLD} after"
     named = f"by systemd's naming {names}"
     kept = _kept(view.node, context)
-    if kept:
+    if kept and _is_function(view.node, context):
+        yield write(view.owned, f"{INTERFACE}.pciAddress", kept, "The guest finds it at the same place.")
+    elif kept:
         yield write(view.owned, f"{INTERFACE}.pciAddress", kept, f"By systemd's naming a Linux guest calls it {names}.")
         if before and after and not same:
             yield flag(view.owned, "name", named)
@@ -260,9 +264,17 @@ def _placed(view: View) -> bool:
 def _guest_names(node: Node, context: Context) -> tuple[str | None, str | None]:
     """What systemd calls the interface on the source and on KubeVirt, each as far as it is known."""
     nodes = context.document.nodes["devices.interface"]
-    passed = [other for other in nodes if (network := _chosen(other, context)) and network.binding == "sriov"]
-    places = {other.path: _kept(other, context) for other in nodes if other not in passed}
-    return nic_names.before(node, context), nic_names.after(node, context, places)
+    kept = {other.path: _kept(other, context) for other in nodes}
+    functions = {other.path for other in nodes if _is_function(other, context)}
+    places = {path: place for path, place in kept.items() if path not in functions}
+    taken = [place for path, place in kept.items() if path in functions]
+    return nic_names.before(node, context), nic_names.after(node, context, places, taken)
+
+
+def _is_function(node: Node, context: Context) -> bool:
+    """Whether the interface becomes a function of a network card that is passed through."""
+    network = _chosen(node, context)
+    return network is not None and network.binding == "sriov"
 
 
 def _kept(node: Node, context: Context) -> str:
@@ -270,8 +282,8 @@ def _kept(node: Node, context: Context) -> str:
     place = pci(node, context, "address") if _text(node, context, "address.type") == "pci" else ""
     express = "q35" in context.machine or context.arch == "aarch64"
     fits = place.startswith("0000:") and place[5:7] != "00" and place.endswith(":00.0")
-    model = _text(node, context, "model.type") in nic_names.EXPRESS
-    return place if express and fits and model and not transitional(context) else ""
+    model = _text(node, context, "model.type") in nic_names.EXPRESS and not transitional(context)
+    return place if express and fits and (model or _is_function(node, context)) else ""
 
 
 def vlan(view: View, context: Context) -> Iterator[Sign]:
@@ -318,3 +330,8 @@ def offloads(view: View, context: Context) -> Iterator[Sign]:
         yield default(rest, "QEMU offers all offloads (hw/net/virtio-net.c), and KubeVirt switches none off.")
     if off:
         yield flag(off, "lost", described(off, view.node.path))
+
+
+def rom(view: View, context: Context) -> Iterator[Sign]:
+    """A function of a network card has the card's own boot ROM, other interfaces have QEMU's."""
+    yield flag(view.owned, "card" if _is_function(view.node, context) else "lost")

@@ -7,7 +7,7 @@ number 0 do not count, as those behind PCI Express ports are.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import count, filterfalse, islice
 
 from migrate.mapping import disk, filesystem, watchdog
@@ -102,10 +102,11 @@ def _guests_bus(bus: int, context: Context) -> int | None:
     return order.get(bus) if models[bus] in PORTS and all(models.values()) else None
 
 
-def after(node: Node, context: Context, places: Mapping[str, str]) -> str | None:
+def after(node: Node, context: Context, places: Mapping[str, str], others: Iterable[str]) -> str | None:
     """The name on KubeVirt; None where it hangs on more than is known here.
 
-    `places` has the emulated interfaces in their order, each with the PCI address that is asked for, or nothing.
+    `places` has the emulated interfaces in their order, each with the PCI address that is asked for, or nothing;
+    `others` are addresses that other devices ask for.
     """
     text, virtio = context.document.text, context.arch in VIRTIO_ONLY
     express = [path for path in places if virtio or text(f"{path}.model.type") in BECOME_EXPRESS]
@@ -116,7 +117,7 @@ def after(node: Node, context: Context, places: Mapping[str, str]) -> str | None
         return _by_index(index, context)
     if node.path not in express or transitional(context):
         return None
-    taken = {int(place[5:7], 16) for place in places.values() if place}
+    taken = {int(place[5:7], 16) for place in (*places.values(), *others) if place}
     free = filterfalse(taken.__contains__, count(1))
     # The bridge for conventional devices gets a port first, and the guest counts the bus behind it next.
     bridge = next(free) if len(express) < len(places) or _conventional(context) else None
