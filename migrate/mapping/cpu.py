@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 from migrate.mapping.memory import X86
-from migrate.mapping.signs import Context, Sign, View, default, flag, write
+from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 from migrate.mapping.tuning import told
 from migrate.target.admission.compute import most_vcpus
 
@@ -143,6 +143,21 @@ def model(view: View, context: Context) -> Iterator[Sign]:
     yield write(view.owned, "domain.cpu.model", chosen)
     if row:
         yield flag(view.owned, row)
+
+
+def match(view: View, context: Context) -> Iterator[Sign]:
+    """How close the node's CPU has to be to the model, where the VM has that."""
+    (leaf,), named = view.owned, view.text("cpu.model")
+    kept = context.site.cpu_model(named) or _chosen(view.text("cpu.mode", "custom"), named, context.arch)[0]
+    if kept != named:
+        yield ignore(leaf, "The VM has another CPU than the model, which the finding of the model says.")
+    elif leaf.value == "exact":
+        yield default(
+            leaf,
+            "The launcher asks for the model, which libvirt matches exactly by default (converter/compute/cpu.go).",
+        )
+    else:
+        yield flag(leaf, leaf.value if leaf.value in ("minimum", "strict") else "otherwise")
 
 
 def _chosen(mode: str, model: str, arch: str) -> tuple[str, str | None]:

@@ -500,6 +500,12 @@ def _index(leaf: Leaf) -> int:
     return leaf.node.trail[1].index
 
 
+def encryption(view: View, context: Context) -> Iterator[Sign]:
+    """Encryption by the host, and by which of its secrets."""
+    named = [leaf.value for leaf in view.owned if leaf.pattern.endswith((".secret.uuid", ".secret.usage"))]
+    yield flag(view.owned, "lost", f"secret {', '.join(named)}" if named else None)
+
+
 def lost(view: View, context: Context) -> Iterator[Sign]:
     """Leaves that are lost together and make one finding."""
     yield flag(view.owned, "lost")
