@@ -95,7 +95,8 @@ class VM:
     `source` is canonical (`qemu://HOST/system`, `files://PATH`) and with `uuid` makes the identity; `url` is what
     reaches the source again. `folder` is the folder and the Kubernetes name; once recorded it stays. `project` and
     `tags` are those of the platform above libvirt. `live` is the domain XML of the running guest where `has_live`.
-    `digest` is of both as they were listed, nothing before.
+    `digest` is of both as they were listed, nothing before. `autostart` tells whether the source starts the VM with its
+    host, None where the source does not know.
     """
 
     name: str
@@ -108,6 +109,7 @@ class VM:
     state: str = "unknown"
     transient: bool = False
     managed_save: bool = False
+    autostart: bool | None = None
     snapshots: list[str] = field(default_factory=list)
     checkpoints: list[str] = field(default_factory=list)
     disks: list[Disk] = field(default_factory=list)

@@ -302,12 +302,12 @@ SPOOL_REMEDY = "Have that room, or collect over ssh (qemu+ssh://...), which need
 
 
 def _state(translation: Translation, book: ledger.Ledger, rules: Rules, context: Context) -> Iterator[Finding]:
-    """What of the VM's state on its source is in the way, and where the running guest differs from its definition.
+    """What of the VM's state on its source is in the way, what starts it, and where its running guest differs.
 
     Keeps the running domain's XML without secrets.
     """
     vm = context.vm
-    remarks = list(state.remarks(vm))
+    remarks = [*state.remarks(vm), *state.starts(vm, context.site.run_strategy)]
     if vm.live:
         tree = parse(vm.live, vm.name)
         state.take_back(tree, context.document.root.element)

@@ -1,4 +1,4 @@
-"""How a VM stands on its source: what has to end before its disks are copied, and where its running guest differs."""
+"""A VM on its source: what has to end before its disks are copied, what starts it, where its running guest differs."""
 
 from __future__ import annotations
 
@@ -84,6 +84,36 @@ def remarks(vm: VM) -> Iterator[Remark]:
     if vm.checkpoints:
         because = f"{len(vm.checkpoints)} checkpoint(s) stay behind, so the next backup after the move is a full one."
         yield Remark("checkpoints", "note", because, "Set up the backup of the VM anew in the cluster.")
+
+
+# KubeVirt pkg/virt-controller/watch/vm/vm.go syncRunStrategy: with which a VM that is made is started.
+STARTING = ("Always", "RerunOnFailure")
+
+
+def starts(vm: VM, strategy: str) -> Iterator[Remark]:
+    """That the source starts the guest by itself and KubeVirt with a run strategy does not, or the other way round."""
+    if vm.autostart and strategy not in STARTING:
+        because = (
+            "The source starts the guest with its host (autostart). "
+            f"With the run strategy {strategy} KubeVirt does not start it by itself."
+        )
+        yield Remark("autostart", "note", because, AUTOSTART_REMEDY, RUN_STRATEGY)
+    if vm.autostart is False and strategy in STARTING:
+        because = (
+            "Autostart is off at the source. "
+            f"With the run strategy {strategy} KubeVirt starts the guest by itself, first when its VM is made."
+        )
+        yield Remark("no-autostart", "note", because, NO_AUTOSTART_REMEDY, RUN_STRATEGY)
+
+
+RUN_STRATEGY = "VirtualMachine.spec.runStrategy"
+AUTOSTART_REMEDY = (
+    "Choose the run strategy Always in the site file, or RerunOnFailure where a guest that powers itself off has to "
+    "stay off; both start it when its VM is made. virtctl start puts Always in place of Halted."
+)
+NO_AUTOSTART_REMEDY = (
+    "Choose the run strategy Manual in the site file where the guest has to wait for somebody to start it."
+)
 
 
 def at_rest(vm: VM) -> VM:

@@ -25,7 +25,7 @@ def test_what_is_written_is_read_again_with_its_xml(tmp_path):
     disk = Disk(
         "vda", path="/a", format="qcow2", capacity=1 << 40, chain=[Image("/a", "qcow2"), Image("/b", "raw", "/c")]
     )
-    written = vm(name="wéb\n/../x", state="paused", snapshots=["s1"], disks=[disk], pool_paths=["/pool"])
+    written = vm("wéb\n/../x", state="paused", autostart=False, snapshots=["s1"], disks=[disk], pool_paths=["/pool"])
     skipped = [Skipped("gone", "qemu://h1/system", "no")]
     inventory.write(tmp_path / "i", [written], skipped)
     found = inventory.read(tmp_path / "i")
@@ -219,6 +219,8 @@ def edited(records):
         lambda document: document["vms"][0].pop("uuid"),
         lambda document: document["vms"][0].update(colour="red"),
         lambda document: document["vms"][0].update(transient=1),
+        lambda document: document["vms"][0].update(autostart=1),
+        lambda document: document["vms"][0].pop("autostart"),
         lambda document: document["vms"][0]["disks"].append({"target": "vda"}),
         lambda document: document["vms"][0]["disks"].append(7),
         lambda document: document["vms"][0].update(snapshots=[1]),

@@ -88,6 +88,34 @@ def test_other_states_are_left_to_the_transfer(name: str) -> None:
     assert not list(state.remarks(vm(state=name)))
 
 
+@pytest.mark.parametrize(
+    ("autostart", "strategy", "said"),
+    [
+        (True, "Halted", ["state/autostart"]),
+        (True, "Manual", ["state/autostart"]),
+        (True, "Always", []),
+        (True, "RerunOnFailure", []),
+        (False, "Halted", []),
+        (False, "Manual", []),
+        (False, "Always", ["state/no-autostart"]),
+        (False, "RerunOnFailure", ["state/no-autostart"]),
+        (None, "Halted", []),
+        (None, "Always", []),
+    ],
+)
+def test_a_guest_that_starts_by_itself_on_one_side_alone_is_a_note(
+    autostart: bool | None, strategy: str, said: list[str]
+) -> None:
+    site = sites.checked({"vms": {"web": {"runStrategy": strategy}}}, "site")
+    plan = pipeline.translate(vm(xml=domain(), autostart=autostart), rule_files.load(), target("1.9"), site)
+    found = [finding for finding in plan.findings if finding.rule == "state"]
+    assert [finding.id for finding in found] == said
+    assert plan.manifest["spec"]["runStrategy"] == strategy
+    for finding in found:
+        assert (finding.severity, finding.target) == ("note", "VirtualMachine.spec.runStrategy")
+        assert f"With the run strategy {strategy} KubeVirt" in finding.because
+
+
 def test_a_value_that_differs_is_named_with_its_leaf_and_both_values() -> None:
     (finding,) = differing(domain(memory=2), domain(memory=4))
     assert (finding.path, finding.value, finding.severity) == ("memory.unit", "GiB", "warning")

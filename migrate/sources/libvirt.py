@@ -308,8 +308,11 @@ def _read_rest(host: Host, domain: Any, vm: VM) -> None:
     tree = parse(vm.xml, printable(vm.name))
     vm.disks, vm.project = _domain.disks(tree), _domain.project_of(tree)
     # The test driver's domains run unless their file says otherwise.
-    if domain.isActive() and host.driver != "test":
-        _read_live(domain, vm)
+    if host.driver != "test":
+        if not vm.transient:
+            vm.autostart = _supported(lambda: bool(domain.autostart()), None)
+        if domain.isActive():
+            _read_live(domain, vm)
     for disk in vm.disks:
         _resolve(host, domain, disk)
 

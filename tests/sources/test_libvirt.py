@@ -42,6 +42,7 @@ def planned(vm, index=0, allowed=()):
 def test_the_test_driver_is_for_mapping_only():
     (vm,) = collect("test:///default")
     assert (vm.name, vm.kind, vm.state, vm.url) == ("test", "libvirt", "unknown", "test:///default")
+    assert vm.autostart is None
     assert vm.source == f"test://{vm.host}/default"
     assert vm.xml.startswith(b"<domain")
     assert [(item.target, item.capacity) for item in vm.disks] == [("vda", None)]
@@ -302,6 +303,17 @@ def test_snapshots_and_checkpoints_are_recorded(daemon):
     for name in ("two", "one"):
         domain.snapshotCreateXML(f"<domainsnapshot><name>{name}</name></domainsnapshot>")
     assert one(daemon).snapshots == ["one", "two"]
+
+
+def test_whether_a_domain_starts_with_its_host_is_recorded_where_libvirt_knows(daemon):
+    domain = daemon.define("web")
+    assert one(daemon).autostart is False
+    domain.setAutostart(1)
+    assert one(daemon).autostart is True
+    domain.createWithFlags(1)  # paused
+    assert one(daemon).autostart is True
+    daemon.connection.createXML(DOMAIN.format(name="brief", devices=""), 1)
+    assert one(daemon, "brief").autostart is None
 
 
 def test_of_a_persistent_domain_the_inactive_definition_is_read_and_of_a_transient_one_the_live(daemon):
