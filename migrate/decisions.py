@@ -38,13 +38,14 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What a source network becomes: the pod network (`masquerade` or `bridge`) or a NetworkAttachmentDefinition.
+    """What a source network becomes: the pod network, or a NetworkAttachmentDefinition that `multus` names.
 
-    `multus` is `NAMESPACE/NAME` or `NAME`; `binding` is `bridge`, `sriov` or `masquerade`.
+    `multus` is `NAMESPACE/NAME` or `NAME`; `binding` is `bridge`, `sriov`, `masquerade`, or nothing beside a `plugin`.
     """
 
     binding: str
     multus: str | None = None
+    plugin: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,8 @@ def target_document(target: Target) -> dict[str, Any]:
         found["emulatedMachines"] = sorted(target.machines)
     if target.vga_for_efi:
         found["vgaDisplayForEFIGuests"] = True
+    if target.plugins:
+        found["networkBindings"] = sorted(target.plugins)
     return found
 
 

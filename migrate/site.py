@@ -259,14 +259,28 @@ def _network(key: str, value: Any, where: str) -> Network:
         raise Refused(f"{where}: {key}: give either `pod: masquerade` or `multus: NAMESPACE/NAME`")
     if "pod" in data:
         if "binding" in data:
-            raise Refused(f"{where}: {key}: `binding` goes with `multus`; give `pod: masquerade` alone")
-        return Network(_choice(data["pod"], POD_BINDINGS, f"{where}: {key}.pod"))
+            raise Refused(
+                f"{where}: {key}: `binding` goes with `multus`; give `pod: masquerade` or `pod: {{plugin: NAME}}` alone"
+            )
+        return _bound(data["pod"], POD_BINDINGS, f"{where}: {key}.pod")
     name = data["multus"]
     if not isinstance(name, str) or not 1 <= len(name.split("/")) <= 2:
         raise Refused(f"{where}: {key}.multus: give NAMESPACE/NAME of a NetworkAttachmentDefinition")
     for part in name.split("/"):
         _subdomain(part, f"{where}: {key}.multus")
-    return Network(_choice(data.get("binding", "bridge"), MULTUS_BINDINGS, f"{where}: {key}.binding"), name)
+    return _bound(data.get("binding", "bridge"), MULTUS_BINDINGS, f"{where}: {key}.binding", name)
+
+
+def _bound(value: Any, words: tuple[str, ...], where: str, multus: str | None = None) -> Network:
+    """A network with its binding, which is one of some words or `{plugin: NAME}`."""
+    if not isinstance(value, dict):
+        if value not in words:
+            raise Refused(f"{where}: {value!r} is none of {', '.join(words)}; a plugin is named by `{{plugin: NAME}}`")
+        return Network(value, multus)
+    _keys(value, ("plugin",), where)
+    if not isinstance(value.get("plugin"), str) or not value["plugin"]:
+        raise Refused(f"{where}: give the name by which the KubeVirt object registers the plugin")
+    return Network("", multus, value["plugin"])
 
 
 def _network_key(key: str, where: str) -> None:

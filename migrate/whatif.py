@@ -52,7 +52,7 @@ def ask(plan: Path, kubevirt: str | None, feature_gates: str, rules: Rules, sele
     report = _report(plan)
     before = _target(report["target"])
     after = vocabulary.target(kubevirt or before.kubevirt, ",".join(_over(before, feature_gates)))
-    after = replace(after, machines=before.machines, vga_for_efi=before.vga_for_efi)
+    after = replace(before, kubevirt=after.kubevirt, gates=after.gates)
     answer = Answer(before, after)
     told = {row["folder"]: {item["key"]: item["id"] for item in row["findings"]} for row in report["vms"]}
     unseen: set[str] = set()
@@ -99,8 +99,12 @@ def _report(plan: Path) -> dict[str, Any]:
 
 def _target(recorded: dict[str, Any]) -> Target:
     found = vocabulary.target(recorded["kubevirt"], ",".join(recorded["featureGates"]))
-    machines = frozenset(recorded.get("emulatedMachines", ()))
-    return replace(found, machines=machines, vga_for_efi=recorded.get("vgaDisplayForEFIGuests", False))
+    return replace(
+        found,
+        machines=frozenset(recorded.get("emulatedMachines", ())),
+        vga_for_efi=recorded.get("vgaDisplayForEFIGuests", False),
+        plugins=frozenset(recorded.get("networkBindings", ())),
+    )
 
 
 def _over(before: Target, feature_gates: str) -> list[str]:

@@ -173,6 +173,28 @@ def test_a_disk_that_no_storage_is_for_blocks_its_vm() -> None:
     assert "site/no-storage" not in ids(translated('storage: {"path:/srv": {storageClass: fast}}'))
 
 
+@pytest.mark.parametrize(
+    ("entry", "network"),
+    [
+        ("{pod: bridge}", Network("bridge")),
+        ("{pod: {plugin: passt}}", Network("", None, "passt")),
+        ("{multus: a/b}", Network("bridge", "a/b")),
+        ("{multus: a/b, binding: sriov}", Network("sriov", "a/b")),
+        ("{multus: a/b, binding: {plugin: macvtap}}", Network("", "a/b", "macvtap")),
+    ],
+)
+def test_a_network_is_bound_by_kubevirt_or_by_a_plugin(entry: str, network: Network) -> None:
+    assert read(f"networks: {{default: {entry}}}").network("direct", "eth0") == network
+    jsonschema.validate({"networks": {"default": yaml.safe_load(entry)}}, SCHEMA)
+
+
+@pytest.mark.parametrize("binding", ["macvtap", {}, {"plugin": ""}, {"plugin": 1}, {"plugin": "a", "b": "c"}])
+def test_the_schema_refuses_what_is_no_binding(binding: Any) -> None:
+    for entry in ({"pod": binding}, {"multus": "a/b", "binding": binding}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"networks": {"default": entry}}, SCHEMA)
+
+
 NETWORKS = """
 networks:
   default: {multus: n/default}
@@ -451,6 +473,15 @@ def test_without_a_day_every_waiver_has_ended() -> None:
         ("networks: {'default/vlan:1': {multus: a}}", "stands alone"),
         ("networks: {'bridge:': {multus: a}}", "the name is empty"),
         ("networks: {'brigde:br0': {multus: a}}", "did you mean bridge?"),
+        (
+            "networks: {default: {multus: a, binding: macvtap}}",
+            "is none of bridge, sriov; a plugin is named by `{plugin: NAME}`",
+        ),
+        ("networks: {default: {pod: bridge, binding: {plugin: a}}}", "or `pod: {plugin: NAME}` alone"),
+        ("networks: {default: {pod: {plugn: passt}}}", "did you mean plugin?"),
+        ("networks: {default: {pod: {plugin: 1}}}", "registers the plugin"),
+        ("networks: {default: {pod: {plugin: ''}}}", "registers the plugin"),
+        ("networks: {default: {pod: {}}}", "registers the plugin"),
         ("storage: {defualt: {storageClass: a}}", "did you mean default?"),
         ("storage: {'pol:x': {storageClass: a}}", "did you mean pool?"),
         ("storage: {'default:x': {storageClass: a}}", "`default` stands alone"),
@@ -562,6 +593,7 @@ ODD = [
     ),
     *("2027-01-01", "2027-13-01", "20270101", "2027-W01-1", None, 0, 1, -1, 1.5, 10000, True, [], {}, ["a"], [1]),
     *({"a": "b"}, {"name": "x"}, {"name": None}, {"name": "x", "kind": None}, {"pod": "masquerade"}, {"multus": "a/b"}),
+    *({"plugin": "a"}, {"plugin": ""}, {"plugin": None}, {"plugin": "a", "name": "b"}, {"pod": {"plugin": "a"}}),
     *({"multus": "a", "pod": "bridge"}, {"pod": "masquerade", "binding": "bridge"}, {"multus": "a", "binding": None}),
     *(
         {"storageClass": None},

@@ -143,11 +143,10 @@ def test_the_command_tells_in_text_and_json(plan: Path) -> None:
 def test_the_namespace_and_machine_types_of_a_plan_count_for_what_if(plan: Path, tmp_path: Path) -> None:
     site = sites.moved(sites.load(tmp_path / "site"), "elsewhere")
     inventory = pipeline.opened([plan / "plain/source.xml"], Selection.parse())
-    planned = Target("1.9", machines=frozenset({"amd64/pc-i440fx*"}), vga_for_efi=True)
+    planned = Target("1.9", machines=frozenset({"amd64/pc-i440fx*"}), vga_for_efi=True, plugins=frozenset({"a/tap"}))
     items = pipeline.plan(inventory, rule_files.load(), planned, site, DAY)
     reporting.write_plan(tmp_path / "second", items, planned, site.text)
     assert sites.load(tmp_path / "second/site.yaml").namespace == "elsewhere"
     answer = whatif.ask(tmp_path / "second", None, "", rule_files.load(), Selection.parse(), DAY)
-    assert answer.before.machines == answer.after.machines == planned.machines
-    assert answer.before.vga_for_efi and answer.after.vga_for_efi
+    assert answer.before == answer.after == planned
     assert set(answer.verdicts) == {("blocked", "blocked")}

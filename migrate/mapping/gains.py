@@ -26,8 +26,13 @@ def _reasons(context: Context, writes: Writes) -> Iterator[str]:
     if claims:
         yield f"claims without ReadWriteMany: {', '.join(claims)}"
     pods = (made.path.removeprefix("networks").removesuffix(".pod") for made in writes.every("networks.pod"))
-    if any(f"domain.devices.interfaces{pod}.bridge" in writes for pod in pods):
-        yield "a bridge on the pod network"
+    for pod in pods:
+        if f"domain.devices.interfaces{pod}.bridge" in writes:
+            yield "a bridge on the pod network"
+        # pkg/network/vmispec/interface.go VerifyVMIMigratable
+        plugin = writes.get(f"domain.devices.interfaces{pod}.binding.name")
+        if plugin and f"{plugin.value}/migration" not in context.target.plugins:
+            yield f"the plugin {plugin.value} on the pod network, unless the KubeVirt object gives it `migration`"
     for devices, what in TIED.items():
         count = len(writes.every(devices))
         movable = devices == GPUS and count == 1 and context.target.enabled("VGPULiveMigration")

@@ -26,6 +26,8 @@ RESERVED = "02:00:00:00:00:00"
 FORETOLD = "not to be foretold"
 # converter/network/virtio-queues.go MultiQueueMaxQueues
 MOST_QUEUES = 256
+HANDED_OVER = ("vfio", "kvm", "xen")
+MODES = ("vepa", "private", "passthrough")
 ORDER = re.compile(r"[0-9]{1,9}")
 MAC = re.compile(r"([0-9a-fA-F]{1,2}:){5}[0-9a-fA-F]{1,2}")
 
@@ -110,20 +112,33 @@ def network(view: View, context: Context) -> Iterator[Sign]:
     elif unread:
         yield ignore(unread, f"libvirt does not read it for an interface of type {kind}.")
     yield write(leaves, f"{INTERFACE}.name", view.key)
-    yield write(leaves, f"{INTERFACE}.{found.binding}", {})
+    if found.plugin:
+        yield write(leaves, f"{INTERFACE}.binding.name", found.plugin)
+    else:
+        yield write(leaves, f"{INTERFACE}.{found.binding}", {})
     yield write(leaves, "networks.name", view.key)
     if found.multus:
         yield write(leaves, "networks.multus.networkName", found.multus)
     else:
         yield write(leaves, "networks.pod", {})
-    if (kind == "hostdev") != (found.binding == "sriov"):
+    if by_plugin(view.node, context):
+        yield flag(leaves, "plugin", printable(found.plugin))
+    elif (kind == "hostdev") != (found.binding == "sriov"):
         yield flag(leaves, "emulated" if kind == "hostdev" else "sriov")
     if kind not in READ:
-        yield flag(leaves, "kind", kind)
-    if not found.multus and found.binding == "bridge":
+        yield flag(leaves, "plugin-kind" if found.plugin else "kind", kind)
+    if not found.multus and found.plugin:
+        yield flag(leaves, "pod-plugin", printable(found.plugin))
+    elif not found.multus and found.binding == "bridge":
         yield flag(leaves, "pod-bridge")
     elif not found.multus:
         yield flag(leaves, "user" if kind == "user" else "pod")
+
+
+def by_plugin(node: Node, context: Context) -> bool:
+    """Whether a plugin can make the guest's interface, so that nobody here knows what of the VM it heeds."""
+    found = attachment(node, context)
+    return isinstance(found, Network) and found.plugin != "" and f"{found.plugin}/tap" not in context.target.plugins
 
 
 def gained_none(context: Context, writes: Writes) -> bool | None:
@@ -163,13 +178,14 @@ def boot(view: View, context: Context) -> Iterator[Sign]:
 
 
 def boot_server_lost(node: Node, context: Context) -> bool:
-    """Whether the guest could boot from the network there and is on the pod network now.
+    """Whether the guest could boot from the network there and is on the pod network now, without a plugin.
 
     KubeVirt answers its DHCP requests itself then and names no boot server (pkg/network/dhcp/server/server.go
     prepareDHCPOptions); nor does QEMU's user networking as libvirt starts it.
     """
     found = attachment(node, context)
-    return isinstance(found, Network) and not found.multus and _source(node, context)[0] != "user"
+    on_pod = isinstance(found, Network) and not found.multus and not found.plugin
+    return on_pod and _source(node, context)[0] != "user"
 
 
 def link(view: View, context: Context) -> Iterator[Sign]:
@@ -248,8 +264,10 @@ def address(view: View, context: Context) -> Iterator[Sign]:
         yield write(view.owned, f"{INTERFACE}.pciAddress", kept, f"By systemd's naming a Linux guest calls it {names}.")
         if before and after and not same:
             yield flag(view.owned, "name", named)
+    elif not same and not before and not _placed(view):
+        yield flag(view.owned, "unplaced", named)
     elif not same:
-        yield flag(view.owned, "name" if before or _placed(view) else "unplaced", named)
+        yield flag(view.owned, "plugin" if _unsettled(view.node, context) else "name", named)
     elif view.text("address.type") == "pci" and _placed(view):
         yield flag(view.owned, "place", named)
     else:
@@ -263,6 +281,8 @@ def _placed(view: View) -> bool:
 
 def _guest_names(node: Node, context: Context) -> tuple[str | None, str | None]:
     """What systemd calls the interface on the source and on KubeVirt, each as far as it is known."""
+    if _unsettled(node, context):
+        return nic_names.before(node, context), None
     nodes = context.document.nodes["devices.interface"]
     kept = {other.path: _kept(other, context) for other in nodes}
     functions = {other.path for other in nodes if _is_function(other, context)}
@@ -275,6 +295,13 @@ def _is_function(node: Node, context: Context) -> bool:
     """Whether the interface becomes a function of a network card that is passed through."""
     network = _chosen(node, context)
     return network is not None and network.binding == "sriov"
+
+
+def _unsettled(node: Node, context: Context) -> bool:
+    """Whether a plugin decides the interface's name: it makes this one, or another one that can take its place."""
+    indexed = nic_names.acpi_index(node, context) is not None and context.arch != "s390x"
+    nodes = [node] if indexed else context.document.nodes["devices.interface"]
+    return any(by_plugin(other, context) for other in nodes)
 
 
 def _kept(node: Node, context: Context) -> str:
@@ -322,8 +349,46 @@ def portgroup(view: View, context: Context) -> Iterator[Sign]:
         yield flag(view.owned, "lost", group)
 
 
+def backend(view: View, context: Context) -> Iterator[Sign]:
+    """What serves the interface."""
+    leaf, name = view.owned[0], view.text("driver.name")
+    if name in HANDED_OVER:
+        yield ignore(leaf, "How the host hands a card to the guest; the cluster's device plugin decides that.")
+    elif by_plugin(view.node, context):
+        yield ignore(leaf, "What serves the interface on the host; the network binding plugin takes its place.")
+    elif name == "vhost":
+        yield default(
+            leaf,
+            "KubeVirt's virtio interfaces are served by vhost (converter/network/configurator.go newVirtioDriver).",
+        )
+    else:
+        yield flag(leaf, "qemu" if name == "qemu" else "otherwise")
+
+
+def mode(view: View, context: Context) -> Iterator[Sign]:
+    """How a macvtap device of the host forwards, or which end of a socket listens."""
+    leaf, name = view.owned[0], view.text("source.mode")
+    found = _chosen(view.node, context)
+    if name == "bridge":
+        yield ignore(leaf, "How the host's macvtap device forwards; the chosen network takes its place.")
+    elif name in ("server", "client"):
+        yield ignore(leaf, "Which end of a socket of the host listens; the chosen network takes its place.")
+    elif found and found.plugin:
+        yield flag(leaf, "plugin", printable(name))
+    else:
+        yield flag(leaf, name if name in MODES else "otherwise")
+
+
+def tuning(view: View, context: Context) -> Iterator[Sign]:
+    """All leaves together are one loss, of which a plugin can have its own idea."""
+    yield flag(view.owned, "plugin" if by_plugin(view.node, context) else "lost", described(view.owned, view.node.path))
+
+
 def offloads(view: View, context: Context) -> Iterator[Sign]:
     """Offloads that are on are on in KubeVirt too, and an empty element switches none off."""
+    if by_plugin(view.node, context):
+        yield flag(view.owned, "plugin", described(view.owned, view.node.path))
+        return
     off = [leaf for leaf in view.owned if leaf.attribute and leaf.value != "on"]
     rest = [leaf for leaf in view.owned if leaf not in off]
     if rest:
@@ -333,5 +398,8 @@ def offloads(view: View, context: Context) -> Iterator[Sign]:
 
 
 def rom(view: View, context: Context) -> Iterator[Sign]:
-    """A function of a network card has the card's own boot ROM, other interfaces have QEMU's."""
-    yield flag(view.owned, "card" if _is_function(view.node, context) else "lost")
+    """A function of a network card has the card's own boot ROM, other interfaces have QEMU's or a plugin's."""
+    if _is_function(view.node, context):
+        yield flag(view.owned, "card")
+    else:
+        yield from tuning(view, context)

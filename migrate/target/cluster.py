@@ -31,6 +31,8 @@ POD_SECURITY = "pod-security.kubernetes.io/enforce"
 RESOURCE_NAME = "k8s.v1.cni.cncf.io/resourceName"
 # virt-config.go, VGADisplayForEFIGuestsEnabled
 VGA_FOR_EFI = "kubevirt.io/vga-display-efi-x86"
+# pkg/network/domainspec/interface.go DomainAttachmentByInterfaceName
+TAPS = ("tap", "managedTap")
 PER_NAMESPACE, CLUSTER_WIDE = "VirtualMachine", "VirtualMachineCluster"
 
 
@@ -163,7 +165,23 @@ class Cluster:
             if gate in vocabulary.gate_states() and gate not in named
         }
         gates = by_hand.gates | own | self._switched(named)
-        return Target(by_hand.kubevirt, gates, self._machines(), VGA_FOR_EFI in self.annotations)
+        return Target(by_hand.kubevirt, gates, self._machines(), VGA_FOR_EFI in self.annotations, self._plugins())
+
+    @property
+    def plugins(self) -> Mapping[str, Object]:
+        """The network binding plugins that the KubeVirt object registers."""
+        registered = (self.configuration.get("network") or {}).get("binding") or {}
+        return {name: plugin or {} for name, plugin in registered.items()}
+
+    def _plugins(self) -> frozenset[str]:
+        """What is known of these, as `Target` has it; a sidecar can change an interface that KubeVirt makes."""
+        taps = {
+            name
+            for name, plugin in self.plugins.items()
+            if plugin.get("domainAttachmentType") in TAPS and not plugin.get("sidecarImage")
+        }
+        movable = {name for name, plugin in self.plugins.items() if plugin.get("migration") is not None}
+        return frozenset({f"{name}/tap" for name in taps} | {f"{name}/migration" for name in movable})
 
     def _switched(self, named: set[str]) -> set[str]:
         """What counts as a feature gate switched on: a setting that was one, and an architecture beside amd64."""

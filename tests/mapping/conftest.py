@@ -44,7 +44,7 @@ def _run(
 ) -> ledger.Ledger:
     """The ledger of a domain, by way of an inventory where it is `collected`.
 
-    `example` can hold `site`, `kubevirt`, `gates` and `disks` as rule examples do.
+    `example` can hold `site`, `kubevirt`, `gates` and `disks` as rule examples do, and fields of `Target`.
     """
     settings = example or {}
     disks = [
@@ -59,7 +59,8 @@ def _run(
     found = vocabulary.read(root)
     ledger.imply(found, rules)
     chosen = target(settings.get("kubevirt", "1.9"), settings.get("gates", ""))
-    chosen = replace(chosen, vga_for_efi=settings.get("vga_for_efi", False))
+    plugins = frozenset(settings.get("plugins", ()))
+    chosen = replace(chosen, vga_for_efi=settings.get("vga_for_efi", False), plugins=plugins)
     site = sites.checked(settings.get("site") or {}, "example")
     return ledger.run(found, rules, Context(vm, found, site, chosen, {disk.target: disk for disk in disks}))
 

@@ -25,6 +25,7 @@ SCREEN = (
 FOR_ALL = {"default": {"accessModes": ["ReadWriteOnce", "ReadWriteMany"]}}
 DEVICES = {"pci:*": "a.b/c", "mdev:*": "a.b/d"}
 POD, BRIDGE = {"default": {"pod": "masquerade"}}, {"default": {"pod": "bridge"}}
+PASST = {"default": {"pod": {"plugin": "passt"}}}
 SHOWN = "<os><type arch='x86_64' machine='q35'>hvm</type><smbios mode='sysinfo'/></os>"
 
 ARM = "<os><type arch='aarch64' machine='virt'>hvm</type></os>"
@@ -35,7 +36,7 @@ def smbios(**entries: str) -> str:
     return f"<sysinfo type='smbios'><system>{system}</system></sysinfo>"
 
 
-def bound(run: Callable, rules: Rules, xml: str, site: dict[str, Any], **example: str) -> str | None:
+def bound(run: Callable, rules: Rules, xml: str, site: dict[str, Any], **example: Any) -> str | None:
     book = run(xml, rules, {"site": site, "disks": {"vda": {}}, **example})
     return {gain.path: gain.value for gain in book.gains}.get("evictionStrategy")
 
@@ -50,6 +51,14 @@ def bound(run: Callable, rules: Rules, xml: str, site: dict[str, Any], **example
         (NIC, {"networks": POD}, {}, None),
         (NIC, {"networks": BRIDGE}, {}, "a bridge on the pod network"),
         (NIC, {"networks": {"default": {"multus": "vms/office"}}}, {}, None),
+        (
+            NIC,
+            {"networks": PASST},
+            {},
+            "the plugin passt on the pod network, unless the KubeVirt object gives it `migration`",
+        ),
+        (NIC, {"networks": PASST}, {"plugins": ["passt/migration"]}, None),
+        (NIC, {"networks": {"default": {"multus": "net", "binding": {"plugin": "macvtap"}}}}, {}, None),
         (PCI, {"hostDevices": DEVICES}, {"gates": "+HostDevices"}, "host devices"),
         (PCI, {"hostDevices": DEVICES}, {}, None),
         (SCREEN, {"hostDevices": DEVICES}, {}, "GPUs"),
@@ -66,7 +75,7 @@ def bound(run: Callable, rules: Rules, xml: str, site: dict[str, Any], **example
     ],
 )
 def test_what_keeps_a_running_guest_on_its_node(
-    devices: str, site: dict[str, Any], example: dict[str, str], reason: str | None, run: Callable, rules: Rules
+    devices: str, site: dict[str, Any], example: dict[str, Any], reason: str | None, run: Callable, rules: Rules
 ) -> None:
     assert bound(run, rules, f"<devices>{devices}</devices>", site, **example) == reason
 

@@ -18,12 +18,14 @@ NETWORKS = {
     "network:default": {"pod": "masquerade"},
     "bridge:br0": {"multus": "net/br0"},
     "direct:eth1": {"multus": "fast", "binding": "sriov"},
+    "direct:eth2": {"multus": "net/eth2", "binding": {"plugin": "macvtap"}},
 }
 SOURCES = {
     "network:default": "<interface type='network'><source network='default'/></interface>",
     "bridge:br0": "<interface type='bridge'><source bridge='br0'/></interface>",
     "bridge:other": "<interface type='bridge'><source bridge='other'/></interface>",
     "direct:eth1": "<interface type='direct'><source dev='eth1' mode='bridge'/></interface>",
+    "direct:eth2": "<interface type='direct'><source dev='eth2' mode='bridge'/></interface>",
     "user": "<interface type='user'/>",
 }
 
@@ -55,7 +57,96 @@ def test_each_interface_is_attached_or_blocked(kinds: list[str], run: Callable, 
     assert [item["name"] for item in interfaces] == sorted(item["name"] for item in interfaces)
     assert sum("pod" in item for item in networks) == (1 if {"user", "network:default"} & set(kinds) else 0)
     for item in interfaces:
-        assert len({"masquerade", "bridge", "sriov"} & set(item)) == 1
+        assert len({"masquerade", "bridge", "sriov", "binding"} & set(item)) == 1
+
+
+PLUGIN = {"plugin": "any"}
+BY_PLUGIN, POD_BY_PLUGIN = {"default": {"multus": "net", "binding": PLUGIN}}, {"default": {"pod": PLUGIN}}
+FUNCTION = "<interface type='hostdev'><source><address type='pci' bus='0x06'/></source></interface>"
+RESERVED = "<mac address='02:00:00:00:00:00'/>"
+DRIVER = "<driver name='qemu' txmode='timer'><host csum='off'/></driver>"
+
+
+@pytest.mark.parametrize(
+    ("nic", "networks", "unknown", "known"),
+    [
+        (SOURCES["bridge:br0"], BY_PLUGIN, {"nic-network/plugin"}, set()),
+        (FUNCTION, BY_PLUGIN, {"nic-network/plugin"}, {"nic-network/emulated"}),
+        (
+            "<interface type='vdpa'><source dev='/dev/vhost-vdpa-0'/></interface>",
+            BY_PLUGIN,
+            {"nic-network/plugin", "nic-network/plugin-kind"},
+            {"nic-network/plugin-kind"},
+        ),
+        (
+            f"<interface type='bridge'>{RESERVED}<source bridge='a'/><boot order='1'/></interface>",
+            POD_BY_PLUGIN,
+            {"nic-network/plugin", "nic-network/pod-plugin"},
+            {"nic-network/pod-plugin"},
+        ),
+        (
+            "<interface type='direct'><source dev='a' mode='private'/></interface>",
+            BY_PLUGIN,
+            {"nic-network/plugin", "nic-direct-mode/plugin"},
+            {"nic-direct-mode/plugin"},
+        ),
+        (
+            f"<interface type='user'>{DRIVER}<rom bar='off'/></interface>",
+            BY_PLUGIN,
+            {"nic-network/plugin", "nic-tuning/plugin", "nic-offloads/plugin", "nic-rom/plugin"},
+            {"nic-driver/qemu", "nic-tuning/lost", "nic-offloads/lost", "nic-rom/lost"},
+        ),
+        (
+            "<interface type='user'><link state='down'/></interface>",
+            BY_PLUGIN,
+            {"nic-network/plugin"},
+            set(),
+        ),
+    ],
+)
+def test_what_a_plugin_decides_is_said_unless_kubevirt_makes_the_interface(
+    nic: str, networks: dict, unknown: set[str], known: set[str], run: Callable, rules: Rules
+) -> None:
+    xml = f"<devices>{nic}</devices>"
+    for plugins, expected in (([], unknown), (["any/migration", "other/tap"], unknown), (["any/tap"], known)):
+        book = run(xml, rules, {"site": {"networks": networks}, "plugins": plugins})
+        found = {
+            f.id
+            for entry in book.entries
+            for f in entry.findings
+            if f.rule.startswith("nic-") and f.rule != "nic-address"
+        }
+        assert found - {"nic-model/otherwise"} == expected
+        assert _vm(book)["domain"]["devices"]["interfaces"][0]["binding"] == {"name": "any"}
+        assert _vm(book)["domain"]["devices"]["interfaces"][0].get("state") == ("down" if "link" in nic else None)
+
+
+def test_booting_from_the_network_is_the_plugins_matter(run: Callable, rules: Rules) -> None:
+    xml = "<os><type arch='x86_64' machine='q35'>hvm</type><boot dev='network'/></os><devices>{}</devices>"
+    for networks, lost in (({"default": {"pod": "bridge"}}, True), (POD_BY_PLUGIN, False)):
+        book = run(xml.format(SOURCES["bridge:br0"]), rules, {"site": {"networks": networks}})
+        found = {f.id for entry in book.entries for f in entry.findings}
+        assert ("os-boot/pod" in found) is lost
+
+
+@pytest.mark.parametrize(
+    ("kubevirt", "gates", "blocked"),
+    [
+        ("1.3", "", True),
+        ("1.4", "", True),
+        ("1.4", "+NetworkBindingPlugins", False),
+        ("1.5", "", False),
+        ("1.9", "-NetworkBindingPlugins", False),
+    ],
+)
+def test_a_plugin_without_its_gate_is_a_blocker_that_names_it(
+    kubevirt: str, gates: str, blocked: bool, run: Callable, rules: Rules
+) -> None:
+    example = {"site": {"networks": BY_PLUGIN}, "kubevirt": kubevirt, "gates": gates}
+    book = run(f"<devices>{SOURCES['bridge:br0']}</devices>", rules, example)
+    found = [f for entry in book.entries for f in entry.findings if f.severity == "blocker"]
+    assert [f.id for f in found] == ["nic-network/unsupported"] * blocked
+    assert all("needs feature gate NetworkBindingPlugins" in f.because for f in found)
 
 
 def test_the_site_files_choice_comes_before_a_guess_about_user_networking(run: Callable, rules: Rules) -> None:
@@ -194,6 +285,31 @@ def test_each_interface_has_its_names_by_the_order_and_the_places_of_all(run: Ca
         "not to be foretold after",
         "enp3s0 after",
     ]
+
+
+@pytest.mark.parametrize(
+    ("machine", "nics", "expected"),
+    [
+        (Q35, [_at(0, 3), _at(2, 0)], ["enp0s3 before, enp1s0 after", "enp2s0 before and after"]),
+        (Q35, [_at(0, 3, rest="<acpi index='7'/>")], ["eno7 before and after"]),
+        (S390X, [_new()], ["unknown before, enc0 after"]),
+        (S390X, [_new(rest="<acpi index='7'/>")], ["unknown before, enc0 after"]),
+    ],
+)
+def test_names_beside_an_interface_that_a_plugin_makes_are_not_foretold_but_by_index(
+    machine: str, nics: list[str], expected: list[str], run: Callable, rules: Rules
+) -> None:
+    last = "<interface type='ethernet'><model type='virtio'/><acpi index='8'/></interface>"
+    xml = f"{machine}<devices>{''.join(nics)}{last}</devices>"
+    example = {"site": {"networks": {"user": {"multus": "net"}, **BY_PLUGIN}}}
+    book = run(xml, rules, {**example, "plugins": ["any/tap"]})
+    assert [_named(book, number) for number in range(len(nics))] == expected
+    book = run(xml, rules, example)
+    names = [_named(book, number) for number in range(len(nics) + 1)]
+    known = [name if "eno" in name else f"{name.split()[0]} before, not to be foretold after" for name in expected]
+    assert names[:-1] == known and names[-1].endswith("not to be foretold after")
+    found = {f.id for entry in book.entries for f in entry.findings if f.rule == "nic-address"}
+    assert "nic-address/name" not in found
 
 
 def test_file_systems_come_before_the_interfaces(run: Callable, rules: Rules) -> None:

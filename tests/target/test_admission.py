@@ -626,6 +626,13 @@ TDX = [
 ]
 
 
+# On the pod network a plugin takes the address that masquerade keeps for itself.
+ON_PLUGINS = [
+    (f"{N}.0", {"name": "net0", "binding": {"name": "passt"}, "macAddress": "02:00:00:00:00:00"}),
+    (f"{N}.1", {"name": "net1", "binding": {"name": "macvtap"}, "bootOrder": 2}),
+]
+
+
 @pytest.mark.parametrize(
     ("changes", "gates", "expected"),
     [
@@ -634,6 +641,11 @@ TDX = [
         ([(f"{N}.0.bridge", {})], "", {"1.8": None, "1.9": "nic-binding"}),
         ([(f"{N}.0.binding", {"name": "a"})], "+NetworkBindingPlugins", {"1.4": "nic-binding", "1.8": "nic-binding"}),
         ([(f"{N}.1", {"name": "net1"})], "", {"1.3": "nic-binding"}),
+        (ON_PLUGINS, "", {"1.3": "feature-gate", "1.4": "feature-gate", "1.5": None, "1.9": None}),
+        (ON_PLUGINS, "+NetworkBindingPlugins", {"1.3": None, "1.4": None}),
+        ([*ON_PLUGINS, (f"{N}.1.sriov", {})], "", {"1.5": "nic-binding", "1.9": "nic-binding"}),
+        ([*ON_PLUGINS, (f"{N}.1.state", "absent")], "", {"1.5": "nic-state", "1.9": "nic-state"}),
+        ([*ON_PLUGINS, (f"{N}.1.state", "down")], "", {"1.5": None, "1.9": None}),
         (CONFIG, "", {"1.4": None, "1.5": "virtiofs", "1.7": "virtiofs", "1.8": None}),
         (CONFIG, "+EnableVirtioFsConfigVolumes", {"1.5": None}),
         (CONFIG, "+ExperimentalVirtiofsSupport", {"1.7": None}),

@@ -145,6 +145,15 @@ def test_what_an_administrator_widens_counts() -> None:
     assert found.gates == {"+PersistentReservation", "+MultiArchitecture"}
     assert found.machines == {"arm64/virt*", "amd64/q35*", "amd64/pc-i440fx*"}
     assert not found.vga_for_efi
+    plugins = {
+        "macvtap": {"domainAttachmentType": "tap", "migration": {}},
+        "l2": {"domainAttachmentType": "managedTap"},
+        "passt": {"sidecarImage": "a/b", "migration": {"method": "link-refresh"}},
+        "odd": {"domainAttachmentType": "tap", "sidecarImage": "a/b"},
+    }
+    bound = cluster.Cluster("c", kubevirt="v1.9.0", configuration={"network": {"binding": plugins}})
+    assert bound.target().plugins == {"macvtap/tap", "macvtap/migration", "l2/tap", "passt/migration"}
+    assert cluster.Cluster("c", kubevirt="v1.9.0", configuration={"network": None}).target().plugins == frozenset()
     annotated = cluster.Cluster("c", kubevirt="v1.9.0", annotations={"kubevirt.io/vga-display-efi-x86": ""})
     assert annotated.target().vga_for_efi
     older = cluster.Cluster("c", kubevirt="v1.7.0", configuration={"emulatedMachines": ["pc*"]}).target()

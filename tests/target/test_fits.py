@@ -16,6 +16,8 @@ from migrate.model import VM, PlannedDisk, Translation
 from migrate.target import vocabulary
 from migrate.target.cluster import Address, Cluster, Limit, Listing, Modes, Node, Origin, Quota, Scope
 from migrate.target.fits import Misfit, misfits
+from migrate.target.fits.nodes import beside_guest
+from migrate.target.fits.wanted import Wanted
 
 TARGET = vocabulary.target("1.9", "+HypervStrictCheck")
 GIB = 2**30
@@ -259,6 +261,56 @@ def test_a_bridge_on_the_pod_network_can_be_forbidden() -> None:
     (misfit,) = found(bridged, configured(network={"permitBridgeInterfaceOnPodNetwork": False}))
     assert (misfit.id, misfit.target) == ("pod-bridge", "domain.devices.interfaces[default].bridge")
     assert found(wanted(), configured(network={"permitBridgeInterfaceOnPodNetwork": False})) == []
+
+
+def bound() -> Translation:
+    """The VM with two of its interfaces by a plugin."""
+    nics = [{"name": "default", "masquerade": {}}]
+    nics += [{"name": name, "binding": {"name": "macvtap"}} for name in ("lan", "second")]
+    networks = [*SPEC["networks"], {"name": "second", "multus": {"networkName": "lan"}}]
+    devices = SPEC["domain"]["devices"] | {"interfaces": nics}
+    return wanted(domain=SPEC["domain"] | {"devices": devices}, networks=networks)
+
+
+BINDING = "domain.devices.interfaces[lan].binding.name"
+
+
+@pytest.mark.parametrize(
+    ("plugins", "id", "says"),
+    [
+        (None, "plugin", "no network binding plugin macvtap, so the VM never starts; there is none."),
+        ({"passt": {}, "mactap": {}}, "plugin", "so the VM never starts; there is mactap."),
+        (
+            {"macvtap": {"networkAttachmentDefinition": "cni"}},
+            "plugin-network",
+            "lacks the NetworkAttachmentDefinition vms/cni of the plugin macvtap,",
+        ),
+        ({"macvtap": {"networkAttachmentDefinition": "kube/lan"}}, "plugin-network", "kube/lan"),
+        ({"macvtap": {"networkAttachmentDefinition": "lan"}}, None, ""),
+        ({"macvtap": {"networkAttachmentDefinition": "vms/lan"}}, None, ""),
+        ({"macvtap": None}, None, ""),
+    ],
+)
+def test_a_plugin_has_to_be_registered_and_its_network_there(
+    plugins: dict[str, Any] | None, id: str | None, says: str
+) -> None:
+    roomy = without(resource="intel.com/vf", number=2)
+    cluster = replace(configured(network={"binding": plugins}), nodes=roomy.nodes)
+    seen = found(bound(), cluster)
+    assert [(misfit.id, misfit.severity) for misfit in seen] == ([(id, "blocker")] * 2 if id else [])
+    assert not id or (seen[0].target == BINDING and says in seen[0].because)
+    unseen = replace(cluster, kubevirt=None, configuration=CLUSTER.configuration)
+    assert found(bound(), unseen) == []
+
+
+def test_the_memory_of_a_plugin_is_counted_once_and_as_it_is() -> None:
+    plugin = {"computeResourceOverhead": {"requests": {"memory": "256Mi"}}}
+    for rest in ({}, {"additionalGuestMemoryOverheadRatio": "2"}):
+        without_one, with_one = (
+            beside_guest(Wanted(bound(), configured(network={"binding": {"macvtap": each}}, **rest), TARGET))
+            for each in ({}, plugin)
+        )
+        assert with_one - without_one == GIB / 4
 
 
 def test_restricted_pod_security_lets_vms_with_a_seccomp_profile_run() -> None:

@@ -159,6 +159,8 @@ def test_unknown_gates_are_refused_with_the_nearest_name():
         ("domain.devices.interfaces[n].state", "down", "1.4", "needs KubeVirt 1.5"),
         ("domain.devices.interfaces[n].state", "absent", "1.4", None),
         ("domain.devices.interfaces[n].macvtap", {}, "1.9", "its feature gate Macvtap is discontinued"),
+        ("domain.devices.interfaces[n].binding.name", "a", "1.4", "needs feature gate NetworkBindingPlugins"),
+        ("domain.devices.interfaces[n].binding.name", "a", "1.5", None),
         ("domain.devices.tpm.persistent", True, "1.3", "needs feature gate VMPersistentState"),
         ("domain.devices.tpm.persistent", False, "1.3", None),
         ("domain.devices.hostDevices[gpu]", {}, "1.9", "needs feature gate HostDevices"),

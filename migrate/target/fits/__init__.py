@@ -20,6 +20,7 @@ CHECKS = (
     objects.networks,
     objects.addresses,
     objects.bridges,
+    objects.plugins,
     objects.host_devices,
     instancetypes.there,
     instancetypes.conflicts,

@@ -225,4 +225,12 @@ def beside_guest(wanted: Wanted) -> Fraction:
     passed_on = [*devices.get("hostDevices", []), *devices.get("gpus", [])]
     passed_on += [nic for nic in devices.get("interfaces", []) if "sriov" in nic]
     ratio = Fraction(wanted.cluster.configuration.get("additionalGuestMemoryOverheadRatio") or 1)
-    return (mebibytes * MIB + _of_guest(wanted) / 512 + (GIB if passed_on else 0)) * ratio
+    return (mebibytes * MIB + _of_guest(wanted) / 512 + (GIB if passed_on else 0)) * ratio + _of_plugins(wanted)
+
+
+def _of_plugins(wanted: Wanted) -> Fraction:
+    """Bytes of memory that network binding plugins ask for, each once (pkg/network/resources/memory.go)."""
+    named = {nic["binding"]["name"] for nic in wanted.devices.get("interfaces", []) if "binding" in nic}
+    overheads = (wanted.cluster.plugins.get(name, {}).get("computeResourceOverhead") or {} for name in named)
+    requests = ((overhead.get("requests") or {}).get("memory") for overhead in overheads)
+    return sum((amount(memory) or Fraction(0) for memory in requests), Fraction(0))

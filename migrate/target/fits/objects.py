@@ -95,6 +95,25 @@ def bridges(wanted: Wanted) -> Iterator[Misfit]:
             yield Misfit("pod-bridge", "blocker", path, because, "Use masquerade, or another network.")
 
 
+def plugins(wanted: Wanted) -> Iterator[Misfit]:
+    """Network binding plugins that the KubeVirt object does not register, or whose own network is not there."""
+    there, defined = wanted.cluster.plugins, wanted.cluster.networks
+    for nic in wanted.devices.get("interfaces", []):
+        if wanted.cluster.kubevirt is None or "binding" not in nic:
+            continue
+        name, path = nic["binding"]["name"], f"domain.devices.interfaces[{nic['name']}].binding.name"
+        network = there.get(name, {}).get("networkAttachmentDefinition", "")
+        inside, _, own = (network if "/" in network else f"{wanted.namespace}/{network}").partition("/")
+        if name not in there:
+            because = f"The cluster has no network binding plugin {name}, so the VM never starts{instead(there, name)}."
+            remedy = "Register it in the KubeVirt object (network.binding), or name another one in the site file."
+            yield Misfit("plugin", "blocker", path, because, remedy)
+        elif network and defined.knows(inside) and not defined.has(own, inside):
+            because = f"The cluster lacks the NetworkAttachmentDefinition {inside}/{own} of the plugin {name}, "
+            because += "so the VM never starts."
+            yield Misfit("plugin-network", "blocker", path, because, f"Create it in namespace {inside}.")
+
+
 def host_devices(wanted: Wanted) -> Iterator[Misfit]:
     """Host devices and GPUs that the administrator does not permit."""
     lists = (wanted.cluster.configuration.get("permittedHostDevices") or {}).values()
