@@ -112,11 +112,16 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One row of a LimitRange: what an object of the type (Container, Pod, PersistentVolumeClaim) may ask for."""
+    """One row of a LimitRange: what an object of the type (Container, Pod, PersistentVolumeClaim) may ask for.
+
+    `defaults` are the limits of containers that say none; `ratios` how many times its request a limit may be.
+    """
 
     type: str
     least: Mapping[str, Fraction]
     most: Mapping[str, Fraction]
+    defaults: Mapping[str, Fraction] = field(default_factory=dict)
+    ratios: Mapping[str, Fraction] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,4 +375,5 @@ def _quota(item: Object) -> Quota:
 
 def _limits(item: Object) -> tuple[Limit, ...]:
     rows = (item.get("spec") or {}).get("limits") or []
-    return tuple(Limit(row["type"], _amounts(row.get("min")), _amounts(row.get("max"))) for row in rows)
+    fields = ("min", "max", "default", "maxLimitRequestRatio")
+    return tuple(Limit(row["type"], *(_amounts(row.get(name)) for name in fields)) for row in rows)

@@ -31,6 +31,7 @@ storage: {default: {storageClass: fast}}
 networks: {"bridge:br0": {multus: vms/office}}
 sizes: {"web/vda": 1Gi}
 """
+OF_CONTAINERS = {"type": "Container", "default": {"cpu": "2"}, "maxLimitRequestRatio": {"cpu": "4"}}
 LIMIT = {"type": "PersistentVolumeClaim", "max": {"storage": "512Mi"}}
 
 
@@ -104,7 +105,7 @@ def test_facts_are_read_as_they_are(fitting: Server) -> None:
     fitting.add("network-attachment-definitions", "fast-net", "vms", metadata=annotations, spec={"config": "{}"})
     fitting.add("virtualmachineclusterinstancetypes", "u1.small", spec={})
     fitting.add("virtualmachinepreferences", "linux", "vms", spec={})
-    fitting.add("limitranges", "sizes", "vms", spec={"limits": [LIMIT]})
+    fitting.add("limitranges", "sizes", "vms", spec={"limits": [LIMIT, OF_CONTAINERS]})
     hard = {"hard": {"requests.storage": "5Gi"}}
     fitting.add("resourcequotas", "all", "vms", spec=hard, status=hard | {"used": {"requests.storage": "1Gi"}})
     urgent = {"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}
@@ -126,7 +127,9 @@ def test_facts_are_read_as_they_are(fitting: Server) -> None:
     assert found.networks.within("vms") == {"office": "", "fast-net": "intel.com/vf"}
     assert "VirtualMachineClusterInstancetype/u1.small" in found.instancetypes.within()
     assert "VirtualMachinePreference/linux" in found.preferences.within("vms")
-    assert found.limits.within("vms")["sizes"][0].most == {"storage": GIB / 2}
+    (of_claims, of_pods) = found.limits.within("vms")["sizes"]
+    assert of_claims.most == {"storage": GIB / 2}
+    assert (of_pods.defaults, of_pods.ratios) == ({"cpu": 2}, {"cpu": 4})
     assert found.quotas.within("vms")["all"].used == {"requests.storage": GIB}
     assert found.quotas.within("vms")["urgent"].scopes == (Scope("PriorityClass", "In", ("high",)),)
     assert found.addresses == {"02:aa:00:00:00:01": (Address("vms/db", "vms/office"),)}
@@ -211,6 +214,33 @@ def test_a_limit_range_is_judged_as_the_api_server_does(
     fitting.add("limitranges", "small", "vms", spec={"limits": [LIMIT]})
     assert "cluster/limit-claim" in ids(planned(status=1))
     assert "maximum storage usage" in api.refusal(fitting.client, claim)
+
+
+# What the VM's container of DOMAIN's pod asks for: renderresources.go of KubeVirt.
+ASKED = {"requests": {"cpu": "200m", "memory": "809Mi", "ephemeral-storage": "50M"}}
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"type": "Pod", "max": {"ephemeral-storage": "64Gi"}}, "No limit is specified"),
+        ({"type": "Container", "default": {"memory": "512Mi"}}, "must be less than or equal to memory limit"),
+        ({"type": "Container", "default": {"cpu": "4"}, "maxLimitRequestRatio": {"cpu": "4"}}, "provided ratio is 20"),
+        ({"type": "Container", "max": {"cpu": "4"}, "maxLimitRequestRatio": {"cpu": "4"}}, "provided ratio is 20"),
+        ({"type": "Container", "maxLimitRequestRatio": {"cpu": "4"}}, "no limit is specified"),
+        ({"type": "Container", "max": {"memory": "64Gi"}, "defaultRequest": {"cpu": "4"}}, None),
+    ],
+    ids=lambda value: None if isinstance(value, str) else json.dumps(value),
+)
+def test_a_limit_range_of_pods_is_judged_as_the_api_server_does(
+    fitting: Server, planned: Callable[..., Any], row: dict[str, Any], says: str | None
+) -> None:
+    fitting.add("limitranges", "sizes", "vms", spec={"limits": [row]})
+    containers = [{"name": "compute", "image": "x", "resources": ASKED}]
+    pod = {"metadata": {"name": "p", "namespace": "vms"}, "spec": {"containers": containers}}
+    refusal = api.refusal(fitting.client, {"apiVersion": "v1", "kind": "Pod", **pod})
+    assert says in refusal if says else refusal is None
+    assert ids(planned(status=1 if says else 0)) == ([f"cluster/limit-{row['type'].lower()}"] if says else [])
 
 
 def test_a_quota_is_judged_as_the_api_server_does(fitting: Server, planned: Callable[..., Any], tmp_path: Path) -> None:

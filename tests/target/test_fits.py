@@ -552,6 +552,72 @@ def test_quotas_on_limits(version: str, spec: dict[str, Any], hard: dict[str, in
     assert [misfit.id for misfit in misfits(wanted(**spec), cluster, vocabulary.target(version), Counter())] == expected
 
 
+def ranged(*rows: Limit, **fields: Any) -> Cluster:
+    """A cluster whose namespace has a limit range of each row."""
+    return replace(CLUSTER, limits=Listing({("vms", f"l{n}"): (row,) for n, row in enumerate(rows)}), **fields)
+
+
+def per(kind: str, **fields: dict[str, Any]) -> Limit:
+    given = {"least": {}, "most": {}} | fields
+    return Limit(kind, **{name: {key: Fraction(number) for key, number in row.items()} for name, row in given.items()})
+
+
+QUIET = PLAIN | {"domain": PLAIN["domain"] | {"devices": {"autoattachSerialConsole": False}}}
+PINNED_CPUS = PLAIN | {"domain": PLAIN["domain"] | {"cpu": {"sockets": 2, "dedicatedCpuPlacement": True}}}
+LIMITED = {"quotas": Listing({("vms", "q"): Quota({"limits.memory": Fraction(99 * GIB)})})}
+UNREAD: dict[str, Any] = {"quotas": Listing(scope=None)}
+LABELLED = {"configuration": {"autoCPULimitNamespaceLabelSelector": {"matchLabels": {"a": "b"}}}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "rows", "fields", "expected"),
+    [
+        # A pod of one container with requests and no limits: 0.2 CPUs and 1.3 GiB.
+        (QUIET, [per("Pod", most={"memory": 64 * GIB})], {}, ["limit-pod"]),
+        (QUIET, [per("Pod", ratios={"cpu": 20})], {}, ["limit-pod"]),
+        (QUIET, [per("Pod", most={"memory": 64 * GIB}), per("Container", defaults={"memory": 2 * GIB})], {}, []),
+        (QUIET, [per("Pod", least={"memory": 2 * GIB})], {}, ["limit-pod"]),
+        # The console's log has limits, which are the pod's then.
+        (PLAIN, [per("Pod", most={"memory": 64 * GIB})], {}, []),
+        (PLAIN, [per("Pod", ratios={"cpu": 2})], {}, []),
+        (PLAIN, [per("Pod", least={"memory": 2 * GIB})], {}, []),
+        (PLAIN, [per("Pod", most={"memory": GIB})], {}, ["limit-pod"]),
+        (PLAIN, [per("Pod", most={"ephemeral-storage": GIB})], {}, ["limit-pod"]),
+        # What KubeVirt sets itself.
+        (QUIET, [per("Pod", most={"memory": 64 * GIB})], LIMITED, []),
+        (QUIET, [per("Pod", most={"memory": 2 * GIB})], LIMITED, ["limit-pod"]),
+        (QUIET, [per("Pod", most={"memory": 64 * GIB})], UNREAD, []),
+        (QUIET, [per("Pod", most={"memory": GIB})], UNREAD, ["limit-pod"]),
+        (QUIET, [per("Pod", most={"cpu": 4})], LABELLED, []),
+        (QUIET, [per("Pod", most={"cpu": 1})], LABELLED, ["limit-pod"]),
+        (PINNED_CPUS, [per("Container", defaults={"cpu": 1}, ratios={"cpu": 1, "memory": 1})], {}, []),
+        # What Kubernetes gives containers.
+        (PLAIN, [per("Container", defaults={"memory": GIB})], {}, ["limit-container"]),
+        (PLAIN, [per("Container", defaults={"memory": 2 * GIB})], {}, []),
+        (PLAIN, [per("Container", defaults={"memory": GIB})], LIMITED, []),
+        (PLAIN, [per("Container", defaults={"cpu": 4}, ratios={"cpu": 20})], {}, []),
+        (PLAIN, [per("Container", defaults={"cpu": 4}, ratios={"cpu": 19})], {}, ["limit-container"]),
+        (PLAIN, [per("Container", defaults={"cpu": 4}, most={"cpu": 2})], {}, ["limit-container"]),
+        (PLAIN, [per("Container", ratios={"cpu": 4})], {}, ["limit-container"]),
+        (PLAIN, [per("Container", defaults={"memory": 512 * 2**20 * n}) for n in (1, 4)], {}, []),
+        (PLAIN, [per("Container", defaults={"memory": 512 * 2**20 * n}) for n in (1, 2)], {}, ["limit-container"] * 2),
+        (CAPPED, [per("Container", defaults={"memory": GIB}, ratios={"memory": 2})], {}, []),
+        (CAPPED, [per("Container", most={"memory": 2 * GIB})], {}, ["limit-container"]),
+    ],
+)
+def test_limit_ranges_count_limits(
+    spec: dict[str, Any], rows: list[Limit], fields: dict[str, Any], expected: list[str]
+) -> None:
+    assert [misfit.id for misfit in found(wanted(**spec), ranged(*rows, **fields))] == expected
+
+
+def test_a_quota_on_limits_takes_what_a_limit_range_gives() -> None:
+    quota = {"quotas": Listing({("vms", "q"): Quota({"limits.memory": Fraction(99 * GIB)})})}
+    for rows, expected in (([], ["quota-limits"]), ([per("Container", defaults={"memory": 2 * GIB})], [])):
+        misfits_of = misfits(wanted(**PLAIN), ranged(*rows, **quota), vocabulary.target("1.4"), Counter())
+        assert [misfit.id for misfit in misfits_of] == expected
+
+
 def test_blocked_vms_take_nothing_of_a_quota() -> None:
     quota = Quota({"persistentvolumeclaims": Fraction(1)})
     full = replace(CLUSTER, quotas=Listing({("vms", "disks"): quota}))

@@ -36,7 +36,7 @@ HYPERV_OF_HOST = (
     "tlbflush",
     "ipi",
 )
-PATHS = {"memory": "domain.memory.guest", "cpu": "domain.cpu.sockets"}
+PATHS = {"memory": "domain.memory.guest", "cpu": "domain.cpu.sockets", VSOCK: "domain.devices.autoattachVSOCK"}
 SECRET_GUESTS = {"sev": "kubevirt.io/sev", "snp": "kubevirt.io/sev-snp", "tdx": "kubevirt.io/tdx"}
 # What a VM's pod takes beside the guest's memory, in MiB.
 OF_POD, OF_VCPU, OF_SCREEN, OF_ARM, OF_TPM, OF_DEDICATED, OF_SECRET = 248, 8, 32, 128, 53, 100, 256
@@ -46,7 +46,7 @@ class Need(NamedTuple):
     """What a VM asks of a node: the reason's name, the path it stands at, the thing, the test of a node, what to do."""
 
     id: str
-    target: str
+    target: str | None
     what: str
     met: Callable[[Node], bool]
     remedy: str
@@ -144,8 +144,8 @@ def _of_features(wanted: Wanted) -> Iterator[Need]:
             yield _label("launch-security", path, what, SECRET_GUESTS[kind], remedy)
 
 
-def path_of(wanted: Wanted, resource: str) -> str:
-    """Where the VM asks for a resource."""
+def path_of(wanted: Wanted, resource: str) -> str | None:
+    """Where the VM asks for a resource, None where every VM does."""
     if resource in PATHS or resource.startswith("hugepages-"):
         return PATHS.get(resource, "domain.memory.hugepages.pageSize")
     for kind in ("hostDevices", "gpus"):
@@ -153,7 +153,7 @@ def path_of(wanted: Wanted, resource: str) -> str:
             if device.get("deviceName") == resource:
                 return f"domain.devices.{kind}[{device['name']}].deviceName"
     takers = (label for label, network in wanted.networks.items() if _resource_of(wanted, network) == resource)
-    return next((f"networks[{label}].multus.networkName" for label in takers), "domain.devices.autoattachVSOCK")
+    return next((f"networks[{label}].multus.networkName" for label in takers), None)
 
 
 def _resource_of(wanted: Wanted, network: str) -> str | None:
@@ -168,7 +168,7 @@ def _amount(wanted: Wanted, name: str, number: Fraction) -> Need:
     what = {"memory": f"{shown} of memory for the VM and its pod", "cpu": f"{shown} CPUs"}.get(
         name, f"{shown} of {name}"
     )
-    id = name if name in PATHS else "huge-pages" if pages else "device"
+    id = name if name in ("memory", "cpu") else "huge-pages" if pages else "device"
     enough: Callable[[Node], bool] = lambda node: node.allocatable.get(name, Fraction(0)) >= number  # noqa: E731
     return Need(id, path_of(wanted, name), what, enough, "Add a node that has it, or give the VM less.")
 
