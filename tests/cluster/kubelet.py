@@ -63,7 +63,8 @@ class Kubelet:
         """Makes the node, whose logs are asked for at this port."""
         labels = {"kubernetes.io/hostname": NODE, "kubernetes.io/arch": "amd64", "kubevirt.io/schedulable": "true"}
         self.client.apply(Node.from_dict({"metadata": {"name": NODE, "labels": labels}}), force=True)
-        resources = {"cpu": "64", "memory": "256Gi", "pods": "110", "devices.kubevirt.io/kvm": "1k"}
+        devices = {f"devices.kubevirt.io/{name}": "1k" for name in ("kvm", "tun", "vhost-net")}
+        resources = {"cpu": "64", "memory": "256Gi", "pods": "110", **devices}
         status = {
             "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
             "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},

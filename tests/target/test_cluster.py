@@ -31,6 +31,7 @@ storage: {default: {storageClass: fast}}
 networks: {"bridge:br0": {multus: vms/office}}
 sizes: {"web/vda": 1Gi}
 """
+DEVICES = {f"devices.kubevirt.io/{name}": "1k" for name in ("kvm", "tun", "vhost-net")}
 OF_CONTAINERS = {"type": "Container", "default": {"cpu": "2"}, "maxLimitRequestRatio": {"cpu": "4"}}
 LIMIT = {"type": "PersistentVolumeClaim", "max": {"storage": "512Mi"}}
 
@@ -73,7 +74,7 @@ def fitting(kubernetes: Server) -> Server:
                 "cpu-model.node.kubevirt.io/Skylake-Client": "true",
             }
         },
-        status={"allocatable": {"memory": "8Gi", "cpu": "4", "hugepages-1Gi": "2Gi"}},
+        status={"allocatable": {"memory": "8Gi", "cpu": "4", "hugepages-1Gi": "2Gi", **DEVICES}},
     )
     kubernetes.add("storageclasses", "fast", provisioner="example.com/fast")
     kubernetes.add("network-attachment-definitions", "office", "vms", spec={"config": "{}"})
@@ -120,7 +121,8 @@ def test_facts_are_read_as_they_are(fitting: Server) -> None:
     assert found.unread == ()
     assert found.kubevirt == "v1.9.0"
     node = found.nodes.within()["n1"]
-    assert node.allocatable == {"memory": 8 * GIB, "cpu": 4, "hugepages-1Gi": 2 * GIB}
+    devices = dict.fromkeys(DEVICES, 1000)
+    assert node.allocatable == {"memory": 8 * GIB, "cpu": 4, "hugepages-1Gi": 2 * GIB, **devices}
     assert node.taints == ()
     assert found.storage_classes.within() == {"fast": False}
     assert found.storage_profiles.within() == {"fast": (Modes(("ReadWriteMany",), "Block"),)}

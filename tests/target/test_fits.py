@@ -79,6 +79,9 @@ ALLOCATABLE = {
     "intel.com/x710": 1,
     "intel.com/vf": 1,
     "nvidia.com/a40": 2,
+    "devices.kubevirt.io/kvm": 1000,
+    "devices.kubevirt.io/tun": 1000,
+    "devices.kubevirt.io/vhost-net": 1000,
     "devices.kubevirt.io/vhost-vsock": 1,
 }
 FULL = Node(LABELS, (), {name: Fraction(number) for name, number in ALLOCATABLE.items()})
@@ -199,6 +202,9 @@ CASES = [
     ("device", "domain.devices.gpus[gpu0].deviceName", without(resource="nvidia.com/a40", number=1)),
     ("device", LAN, without(resource="intel.com/vf")),
     ("device", "domain.devices.autoattachVSOCK", without(resource="devices.kubevirt.io/vhost-vsock")),
+    ("device", None, without(resource="devices.kubevirt.io/kvm")),
+    ("device", "domain.devices.autoattachPodInterface", without(resource="devices.kubevirt.io/tun")),
+    ("device", "domain.devices.interfaces", without(resource="devices.kubevirt.io/vhost-net")),
 ]
 
 
@@ -216,6 +222,33 @@ def test_sentences_are_whole(case: tuple[str, str | None, Cluster]) -> None:
     for misfit in found(wanted(), case[2]):
         assert misfit.because.endswith(".") and "None" not in misfit.because.replace("None of", "")
         assert misfit.remedy
+
+
+KVM, MSHV, TUN, NET = (f"devices.kubevirt.io/{name}" for name in ("kvm", "mshv", "tun", "vhost-net"))
+EMULATION = {"developerConfiguration": {"useEmulation": True}}
+HYPERVISORS = {"hypervisors": [{"name": "hyperv-direct"}]}
+
+
+@pytest.mark.parametrize(
+    ("devices", "configuration", "gates", "expected"),
+    [
+        ({}, {}, "", [TUN, NET, KVM]),
+        ({}, EMULATION, "", [TUN]),
+        ({"autoattachPodInterface": False}, {}, "", [KVM]),
+        ({"autoattachPodInterface": False, "interfaces": [{"name": "a", "model": "e1000"}]}, {}, "", [TUN, KVM]),
+        ({"interfaces": [{"name": "a", "model": "e1000"}, {"name": "b"}]}, {}, "", [TUN, NET, KVM]),
+        ({}, HYPERVISORS, "", [TUN, NET, KVM]),
+        ({}, HYPERVISORS, "+ConfigurableHypervisor", [TUN, NET, MSHV]),
+    ],
+)
+def test_vms_ask_for_devices_of_nodes(
+    devices: dict[str, Any], configuration: dict[str, Any], gates: str, expected: list[str]
+) -> None:
+    bare = wanted(domain={"memory": {"guest": "1Gi"}, "devices": devices}, networks=[], nodeSelector={})
+    allocatable = {name: number for name, number in FULL.allocatable.items() if "/" not in name}
+    cluster = replace(CLUSTER, nodes=Listing({("", "n1"): Node(LABELS, (), allocatable)}), configuration=configuration)
+    said = [misfit.because for misfit in misfits(bare, cluster, vocabulary.target("1.9", gates), Counter())]
+    assert said == [f"No node of the cluster has 1 of {name}, so the VM never starts." for name in expected]
 
 
 def test_a_network_that_is_missing_is_named_with_what_there_is() -> None:

@@ -88,7 +88,7 @@ def _outside(rows: list[tuple[str, Limit]], types: tuple[str, ...], ask: Ask, al
 def _refusal(row: Limit, ask: Ask, limit: Fraction | None, whole: bool) -> str | None:
     """What a limit range does to a request that has a limit; None where it takes them.
 
-    What is not the `whole` pod has containers beside it, whose requests and limits are added (Kubernetes 1.28 and later).
+    What is not the `whole` pod has containers beside it, whose requests and limits are added (since Kubernetes 1.28).
     """
     resource, number, shown = ask.resource, ask.number, partial(_shown, ask.resource)
     least, most, ratio = row.least.get(resource, NONE), row.most.get(resource), row.ratios.get(resource)
@@ -198,7 +198,7 @@ def _is_for(quota: Quota, wanted: Wanted) -> bool:
 
 
 def _unlimited(wanted: Wanted, there: Mapping[str, Quota], pod: Amounts) -> Iterator[Misfit]:
-    """Quotas on limits, which refuse a pod that has none; limit ranges give them, and KubeVirt where it has learned to."""
+    """Quotas on limits, which refuse a pod that has none; limit ranges give them, and so does newer KubeVirt."""
     if not wanted.cluster.limits.knows(wanted.namespace):
         return
     given = {f"limits.{name}" for name in COMPUTING if _defaults(_rows(wanted), name)}

@@ -23,7 +23,8 @@ MODEL, FEATURE = "cpu-model.node.kubevirt.io/", "cpu-feature.node.kubevirt.io/"
 MACHINE, HYPERV = "machine-type.node.kubevirt.io/", "hyperv.node.kubevirt.io/"
 # The first is the name of older versions.
 CPU_MANAGER = ("cpumanager", "kubevirt.io/cpumanager")
-VSOCK = "devices.kubevirt.io/vhost-vsock"
+DEVICES = "devices.kubevirt.io/"
+KVM, MSHV, TUN, VHOST_NET, VSOCK = (DEVICES + name for name in ("kvm", "mshv", "tun", "vhost-net", "vhost-vsock"))
 ANY_MODEL = ("", "host-model", "host-passthrough")
 HYPERV_OF_HOST = (
     "vpindex",
@@ -36,8 +37,17 @@ HYPERV_OF_HOST = (
     "tlbflush",
     "ipi",
 )
-PATHS = {"memory": "domain.memory.guest", "cpu": "domain.cpu.sockets", VSOCK: "domain.devices.autoattachVSOCK"}
+PATHS = {
+    "memory": "domain.memory.guest",
+    "cpu": "domain.cpu.sockets",
+    KVM: None,
+    MSHV: None,
+    TUN: "domain.devices.autoattachPodInterface",
+    VHOST_NET: "domain.devices.interfaces",
+    VSOCK: "domain.devices.autoattachVSOCK",
+}
 SECRET_GUESTS = {"sev": "kubevirt.io/sev", "snp": "kubevirt.io/sev-snp", "tdx": "kubevirt.io/tdx"}
+EMULATED = "Have virtualization switched on in the nodes' firmware, or useEmulation set in the KubeVirt object."
 # What a VM's pod takes beside the guest's memory, in MiB.
 OF_POD, OF_VCPU, OF_SCREEN, OF_ARM, OF_TPM, OF_DEDICATED, OF_SECRET = 248, 8, 32, 128, 53, 100, 256
 
@@ -170,7 +180,8 @@ def _amount(wanted: Wanted, name: str, number: Fraction) -> Need:
     )
     id = name if name in ("memory", "cpu") else "huge-pages" if pages else "device"
     enough: Callable[[Node], bool] = lambda node: node.allocatable.get(name, Fraction(0)) >= number  # noqa: E731
-    return Need(id, path_of(wanted, name), what, enough, "Add a node that has it, or give the VM less.")
+    remedy = EMULATED if name in (KVM, MSHV) else "Add a node that has it, or give the VM less."
+    return Need(id, path_of(wanted, name), what, enough, remedy)
 
 
 def requests(wanted: Wanted) -> dict[str, Fraction]:
@@ -179,11 +190,32 @@ def requests(wanted: Wanted) -> dict[str, Fraction]:
     for kind in ("hostDevices", "gpus"):
         asked.update(device["deviceName"] for device in wanted.devices.get(kind, []) if device.get("deviceName"))
     asked.update(filter(None, (_resource_of(wanted, network) for network in wanted.networks.values())))
-    if wanted.devices.get("autoattachVSOCK"):
-        asked[VSOCK] += 1
+    asked.update(_virtual(wanted))
     found = {name: Fraction(count) for name, count in asked.items()}
     unread = wanted.named("instancetype")[1] and not wanted.instancetype
     return found if unread else found | _compute(wanted)
+
+
+def _virtual(wanted: Wanted) -> Iterator[str]:
+    """The devices of a node that make VMs and their NICs fast, as getRequiredResources in renderresources.go."""
+    emulated, nics = wanted.developer.get("useEmulation"), wanted.devices.get("interfaces", [])
+    if not nics and not wanted.networks and wanted.devices.get("autoattachPodInterface") is not False:
+        nics = [{}]
+    if nics:
+        yield TUN
+    if not emulated and any(nic.get("model") in (None, "", "virtio") for nic in nics):
+        yield VHOST_NET
+    if not emulated:
+        yield _hypervisor(wanted)
+    if wanted.devices.get("autoattachVSOCK"):
+        yield VSOCK
+
+
+def _hypervisor(wanted: Wanted) -> str:
+    """The device of the hypervisor: pkg/virt-config/virt-config.go, GetHypervisorFromKvConfig."""
+    named = wanted.cluster.configuration.get("hypervisors") or []
+    chosen = named[0].get("name") if named and wanted.target.enabled("ConfigurableHypervisor") else "kvm"
+    return MSHV if chosen == "hyperv-direct" else KVM
 
 
 def _compute(wanted: Wanted) -> dict[str, Fraction]:
