@@ -224,6 +224,55 @@ def test_sentences_are_whole(case: tuple[str, str | None, Cluster]) -> None:
         assert misfit.remedy
 
 
+def on_node(spec: dict[str, Any], labels: dict[str, str], target: Any = TARGET, **fields: Any) -> list[str]:
+    """The ids of what keeps a small VM off a node with more labels; `spec` is that of its domain."""
+    domain = {"memory": {"guest": "1Gi"}, **spec}
+    node = Node(LABELS | labels, (), FULL.allocatable)
+    cluster = replace(CLUSTER, nodes=Listing({("", "n1"): node}), **fields)
+    return [misfit.id for misfit in misfits(wanted(domain=domain, networks=[]), cluster, target, Counter())]
+
+
+@pytest.mark.parametrize(
+    ("cpu", "configuration", "architecture", "expected"),
+    [
+        ({"model": "host-model"}, {}, "amd64", ["host-model"]),
+        ({}, {}, "amd64", ["host-model"]),
+        ({}, {"cpuModel": "host-model"}, "amd64", ["host-model"]),
+        ({}, {"cpuModel": "Skylake-Client"}, "amd64", []),
+        ({"model": "host-passthrough"}, {}, "amd64", []),
+        ({"model": "Skylake-Client"}, {}, "amd64", []),
+        ({}, {}, "arm64", []),
+    ],
+)
+def test_the_host_model_of_an_obsolete_cpu_starts_nowhere(
+    cpu: dict[str, Any], configuration: dict[str, Any], architecture: str, expected: list[str]
+) -> None:
+    spec = {"domain": {"memory": {"guest": "1Gi"}, "cpu": cpu}, "networks": [], "architecture": architecture}
+    labels = {"node-labeller.kubevirt.io/obsolete-host-model": "true", "kubernetes.io/arch": architecture}
+    node = Node(LABELS | labels, (), FULL.allocatable)
+    cluster = replace(CLUSTER, nodes=Listing({("", "n1"): node}), configuration=configuration)
+    assert [misfit.id for misfit in found(wanted(**spec), cluster)] == expected
+    other = replace(node, labels=LABELS | {"kubernetes.io/arch": architecture})
+    there = replace(cluster, nodes=Listing({("", "n1"): node, ("", "n2"): other}))
+    assert found(wanted(**spec), there) == []
+
+
+@pytest.mark.parametrize("cpu", [{}, {"model": "Skylake-Client"}])
+@pytest.mark.parametrize(
+    ("name", "policy", "expected"),
+    [
+        ("svm", "forbid", []),
+        ("vmx", "forbid", ["cpu-forbidden"]),
+        ("vmx", "disable", []),
+        ("vmx", "require", []),
+        ("svm", "require", ["cpu-feature"]),
+        ("svm", "optional", []),
+    ],
+)
+def test_cpu_features_choose_nodes(cpu: dict[str, Any], name: str, policy: str, expected: list[str]) -> None:
+    assert on_node({"cpu": cpu | {"features": [{"name": name, "policy": policy}]}}, {}) == expected
+
+
 KVM, MSHV, TUN, NET = (f"devices.kubevirt.io/{name}" for name in ("kvm", "mshv", "tun", "vhost-net"))
 EMULATION = {"developerConfiguration": {"useEmulation": True}}
 HYPERVISORS = {"hypervisors": [{"name": "hyperv-direct"}]}

@@ -25,7 +25,8 @@ MACHINE, HYPERV = "machine-type.node.kubevirt.io/", "hyperv.node.kubevirt.io/"
 CPU_MANAGER = ("cpumanager", "kubevirt.io/cpumanager")
 DEVICES = "devices.kubevirt.io/"
 KVM, MSHV, TUN, VHOST_NET, VSOCK = (DEVICES + name for name in ("kvm", "mshv", "tun", "vhost-net", "vhost-vsock"))
-ANY_MODEL = ("", "host-model", "host-passthrough")
+HOST_MODEL, ANY_MODEL = "host-model", ("host-model", "host-passthrough")
+OBSOLETE = "node-labeller.kubevirt.io/obsolete-host-model"
 HYPERV_OF_HOST = (
     "vpindex",
     "runtime",
@@ -116,25 +117,39 @@ def _label(id: str, path: str, what: str, label: str, remedy: str, value: str = 
 
 def _of_cpu(wanted: Wanted, nodes: list[Node]) -> Iterator[Need]:
     cpu, configuration = wanted.domain.get("cpu", {}), wanted.cluster.configuration
-    model = cpu.get("model") or configuration.get("cpuModel") or ""
-    if model not in ANY_MODEL:
+    # Without a model the VM gets one before it is scheduled: pkg/defaults.
+    arch = wanted.spec.get("architecture") or wanted.cluster.architecture
+    own = "host-passthrough" if arch == "arm64" else configuration.get("cpuModel")
+    model = cpu.get("model") or own or HOST_MODEL
+    if model == HOST_MODEL:
+        what, remedy = "a host model that is not obsolete", "Choose a CPU model that the nodes have."
+        yield Need("host-model", "domain.cpu.model", what, lambda node: OBSOLETE not in node.labels, remedy)
+    elif model not in ANY_MODEL:
         obsolete = (configuration.get("obsoleteCPUModels") or {}).get(model)
         what = f"the CPU model {model}" + (" (the KubeVirt object has it in obsoleteCPUModels)" if obsolete else "")
         there = {label.removeprefix(MODEL) for node in nodes for label in node.labels if label.startswith(MODEL)}
         near = difflib.get_close_matches(model, sorted(there), n=3, cutoff=0.3)
         remedy = f"Choose a CPU model that the nodes have{': ' + ', '.join(near) if near else ''}, or host-model."
         yield _label("cpu-model", "domain.cpu.model", what, MODEL + model, remedy)
-    for feature in cpu.get("features", []) if model else []:
+    for feature in cpu.get("features", []):
         name, path = feature["name"], f"domain.cpu.features[{feature['name']}].policy"
         if feature.get("policy") in (None, "", "require"):
             remedy = "Make the feature optional, or add a node that has it."
             yield _label("cpu-feature", path, f"the CPU feature {name}", FEATURE + name, remedy)
+        elif feature["policy"] == "forbid":
+            yield _forbidden(name, path)
     if cpu.get("dedicatedCpuPlacement"):
         path, remedy = "domain.cpu.dedicatedCpuPlacement", "Give a node the static CPU manager policy, or share CPUs."
         yield Need("cpu-manager", path, "the static CPU manager policy", _manages_cpus, remedy)
     if "realtime" in cpu:
         what, label = "a realtime kernel", "kubevirt.io/realtime"
         yield _label("realtime", "domain.cpu.realtime", what, label, "Leave realtime out.")
+
+
+def _forbidden(name: str, path: str) -> Need:
+    """A node without a CPU feature."""
+    label, remedy = FEATURE + name, "Make the policy disable, which hides the feature, or add a node without it."
+    return Need("cpu-forbidden", path, f"a CPU without {name}", lambda node: label not in node.labels, remedy)
 
 
 def _manages_cpus(node: Node) -> bool:
