@@ -273,6 +273,55 @@ def test_cpu_features_choose_nodes(cpu: dict[str, Any], name: str, policy: str, 
     assert on_node({"cpu": cpu | {"features": [{"name": name, "policy": policy}]}}, {}) == expected
 
 
+ES = {"launchSecurity": {"sev": {"policy": {"encryptedState": True}}}}
+PLAIN_SEV = {"launchSecurity": {"sev": {"policy": {"encryptedState": False}}}}
+EVMCS = {"features": {"hyperv": {"evmcs": {}}}}
+STRICT = "+HypervStrictCheck"
+
+
+@pytest.mark.parametrize(
+    ("version", "gates", "spec", "label", "expected"),
+    [
+        ("1.9", "", ES, "kubevirt.io/sev-es", ["launch-security"]),
+        ("1.3", "", ES, "kubevirt.io/sev-es", ["launch-security"]),
+        ("1.9", "", PLAIN_SEV, "kubevirt.io/sev-es", []),
+        ("1.9", STRICT, EVMCS, "cpu-vendor.node.kubevirt.io/Intel", ["hyperv"]),
+        ("1.3", STRICT, EVMCS, "cpu-vendor.node.kubevirt.io/Intel", ["hyperv"]),
+        ("1.9", "", EVMCS, "cpu-vendor.node.kubevirt.io/Intel", []),
+        (
+            "1.9",
+            STRICT,
+            {"features": {"hyperv": {"evmcs": {"enabled": False}}}},
+            "cpu-vendor.node.kubevirt.io/Intel",
+            [],
+        ),
+    ],
+)
+def test_labels_that_newer_cpus_have(
+    version: str, gates: str, spec: dict[str, Any], label: str, expected: list[str]
+) -> None:
+    target = vocabulary.target(version, gates)
+    assert on_node(spec, {}, target) == expected
+    assert on_node(spec, {label: "true"}, target) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"), [("1.9", ["launch-security"]), ("1.6", ["launch-security"]), ("1.5", [])]
+)
+def test_secure_execution_needs_a_node_that_has_it(version: str, expected: list[str]) -> None:
+    domain = {"memory": {"guest": "1Gi"}, "launchSecurity": {}}
+    for label, ids in ({}, expected), ({"kubevirt.io/s390-pv": "true"}, []):
+        labels = LABELS | label | {"kubernetes.io/arch": "s390x"}
+        cluster = replace(CLUSTER, nodes=Listing({("", "n1"): Node(labels, (), FULL.allocatable)}))
+        vm = wanted(domain=domain, networks=[], architecture="s390x")
+        assert [each.id for each in misfits(vm, cluster, vocabulary.target(version), Counter())] == ids
+
+
+def test_labels_of_kubevirt_1_3_are_empty() -> None:
+    labels = {"kubevirt.io/realtime": "", "kubevirt.io/sev": ""}
+    assert on_node({"cpu": {"realtime": {}}, "launchSecurity": {"sev": {}}}, labels, vocabulary.target("1.3")) == []
+
+
 KVM, MSHV, TUN, NET = (f"devices.kubevirt.io/{name}" for name in ("kvm", "mshv", "tun", "vhost-net"))
 EMULATION = {"developerConfiguration": {"useEmulation": True}}
 HYPERVISORS = {"hypervisors": [{"name": "hyperv-direct"}]}

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from migrate.target.admission.spec import GIB, MIB, amount, is_on
 from migrate.target.cluster import Node
+from migrate.target.fits import expansion
 from migrate.target.fits.wanted import Misfit, Object, Wanted
 from migrate.target.quantity import human
 
@@ -48,6 +49,8 @@ PATHS = {
     VSOCK: "domain.devices.autoattachVSOCK",
 }
 SECRET_GUESTS = {"sev": "kubevirt.io/sev", "snp": "kubevirt.io/sev-snp", "tdx": "kubevirt.io/tdx"}
+SEV_ES, SECURE_EXECUTION = "kubevirt.io/sev-es", "kubevirt.io/s390-pv"
+INTEL = "cpu-vendor.node.kubevirt.io/Intel"
 EMULATED = "Have virtualization switched on in the nodes' firmware, or useEmulation set in the KubeVirt object."
 # What a VM's pod takes beside the guest's memory, in MiB.
 OF_POD, OF_VCPU, OF_SCREEN, OF_ARM, OF_TPM, OF_DEDICATED, OF_SECRET = 248, 8, 32, 128, 53, 100, 256
@@ -115,6 +118,11 @@ def _label(id: str, path: str, what: str, label: str, remedy: str, value: str = 
     return Need(id, path, what, lambda node: node.labels.get(label) == value, remedy)
 
 
+def _capable(id: str, path: str, what: str, label: str, remedy: str) -> Need:
+    """A label that is empty on nodes of KubeVirt 1.3, and later "true": vmi-mutator.go, node_labeller.go."""
+    return Need(id, path, what, lambda node: label in node.labels, remedy)
+
+
 def _of_cpu(wanted: Wanted, nodes: list[Node]) -> Iterator[Need]:
     cpu, configuration = wanted.domain.get("cpu", {}), wanted.cluster.configuration
     # Without a model the VM gets one before it is scheduled: pkg/defaults.
@@ -143,7 +151,7 @@ def _of_cpu(wanted: Wanted, nodes: list[Node]) -> Iterator[Need]:
         yield Need("cpu-manager", path, "the static CPU manager policy", _manages_cpus, remedy)
     if "realtime" in cpu:
         what, label = "a realtime kernel", "kubevirt.io/realtime"
-        yield _label("realtime", "domain.cpu.realtime", what, label, "Leave realtime out.")
+        yield _capable("realtime", "domain.cpu.realtime", what, label, "Leave realtime out.")
 
 
 def _forbidden(name: str, path: str) -> Need:
@@ -158,15 +166,29 @@ def _manages_cpus(node: Node) -> bool:
 
 def _of_features(wanted: Wanted) -> Iterator[Need]:
     hyperv = wanted.domain.get("features", {}).get("hyperv", {})
-    for name in HYPERV_OF_HOST if wanted.target.enabled("HypervStrictCheck") else ():
+    strict = wanted.target.enabled("HypervStrictCheck")
+    for name in HYPERV_OF_HOST if strict else ():
         if is_on(hyperv.get(name)):
             path, what = f"domain.features.hyperv.{name}", f"the Hyper-V feature {name}"
             yield _label("hyperv", path, what, HYPERV + name, "Leave the feature out, or add a node that has it.")
-    for kind in wanted.domain.get("launchSecurity", {}):
-        if kind in SECRET_GUESTS:
-            path, what = f"domain.launchSecurity.{kind}", f"the memory encryption {kind}"
-            remedy = "Add a node whose CPU and firmware have it switched on."
-            yield _label("launch-security", path, what, SECRET_GUESTS[kind], remedy)
+    if strict and is_on(hyperv.get("evmcs")):
+        remedy = "Leave the feature out, or add such a node."
+        yield _label("hyperv", "domain.features.hyperv.evmcs", "a CPU of Intel", INTEL, remedy)
+    for path, what, label in _secret(wanted):
+        remedy = "Add a node whose CPU and firmware have it switched on."
+        yield _capable("launch-security", path, f"the memory encryption {what}", label, remedy)
+
+
+def _secret(wanted: Wanted) -> Iterator[tuple[str, str, str]]:
+    """The path, the name and the node's label of each kind of memory encryption that the VM asks for."""
+    security, path = wanted.domain.get("launchSecurity"), "domain.launchSecurity"
+    for kind in [kind for kind in security or {} if kind in SECRET_GUESTS]:
+        yield f"{path}.{kind}", kind, SECRET_GUESTS[kind]
+    if expansion.at(security, "sev.policy.encryptedState"):
+        yield f"{path}.sev.policy.encryptedState", "sev-es", SEV_ES
+    # 1.6 is the first that knows it.
+    if security is not None and wanted.spec.get("architecture") == "s390x" and wanted.target.at_least("1.6"):
+        yield path, "Secure Execution", SECURE_EXECUTION
 
 
 def path_of(wanted: Wanted, resource: str) -> str | None:
