@@ -605,6 +605,36 @@ def test_memory_is_the_guests_and_what_runs_beside_it() -> None:
     assert misfit.id == "memory"
 
 
+POOL = {"ioThreadsPolicy": "supplementalPool", "ioThreads": {"supplementalPoolThreadCount": 8}}
+DEDICATED = {"cpu": {"sockets": 4, "dedicatedCpuPlacement": True}}
+
+
+@pytest.mark.parametrize(
+    ("domain", "configuration", "version", "cpus"),
+    [
+        ({}, {}, "1.9", Fraction(4, 10)),
+        (POOL, {}, "1.9", Fraction(12, 10)),
+        (POOL, {}, "1.5", Fraction(4, 10)),
+        (POOL | DEDICATED, {}, "1.9", Fraction(12)),
+        (POOL | {"cpu": DEDICATED["cpu"] | {"isolateEmulatorThread": True}}, {}, "1.9", Fraction(13)),
+        ({}, {"developerConfiguration": {"cpuAllocationRatio": 2}}, "1.9", Fraction(2)),
+        (POOL, {"cpuRequest": "3"}, "1.9", Fraction(3)),
+        ({}, {"cpuRequest": "100m"}, "1.9", Fraction(4, 10)),
+        ({"resources": {"requests": {"cpu": "200m"}}}, {"cpuRequest": "3"}, "1.9", Fraction(2, 10)),
+        ({"resources": {"limits": {"cpu": "2"}}}, {"cpuRequest": "3"}, "1.9", Fraction(2)),
+        (DEDICATED, {"cpuRequest": "3"}, "1.9", Fraction(4)),
+    ],
+)
+def test_cpus_are_those_of_the_pod(
+    domain: dict[str, Any], configuration: dict[str, Any], version: str, cpus: Fraction
+) -> None:
+    vm = wanted(domain={"memory": {"guest": "1Gi"}, "cpu": {"sockets": 4}} | domain, networks=[])
+    for offered, expected in ((cpus, []), (cpus - Fraction(1, 1000), ["cpu"])):
+        node = replace(FULL, allocatable=FULL.allocatable | {"cpu": offered})
+        cluster = replace(CLUSTER, nodes=Listing({("", "n1"): node}), configuration=configuration)
+        assert [each.id for each in misfits(vm, cluster, vocabulary.target(version), Counter())] == expected
+
+
 def test_overcommitted_memory_is_asked_for_in_part() -> None:
     bare: dict[str, Any] = {"domain": {"memory": {"guest": "4Gi"}, "cpu": {}}, "networks": [], "nodeSelector": {}}
     cluster = without(resource="memory", number=3 * GIB)
@@ -670,6 +700,7 @@ CAPPED = PLAIN | {"domain": PLAIN["domain"] | {"resources": {"limits": {"memory"
     [
         ("1.9", PLAIN, {"limits.cpu": 2, "limits.memory": 3 * GIB}, []),
         ("1.9", PLAIN, {"limits.cpu": 1}, ["quota"]),
+        ("1.9", PLAIN | {"domain": PLAIN["domain"] | POOL}, {"limits.cpu": 9}, ["quota"]),
         ("1.9", PLAIN, {"limits.memory": 2 * GIB}, ["quota"]),
         ("1.9", CAPPED, {"limits.cpu": 1, "limits.memory": 3 * GIB}, []),
         ("1.9", CAPPED, {"limits.memory": 2 * GIB}, ["quota"]),

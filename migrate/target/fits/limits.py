@@ -11,7 +11,7 @@ from typing import NamedTuple
 from migrate.target.admission.spec import amount
 from migrate.target.cluster import Limit, Quota
 from migrate.target.fits import expansion
-from migrate.target.fits.nodes import beside_guest, path_of, requests, vcpus
+from migrate.target.fits.nodes import beside_guest, path_of, requests, threads
 from migrate.target.fits.wanted import Misfit, Object, Wanted, size_of
 from migrate.target.quantity import human
 
@@ -241,7 +241,7 @@ def _limits(wanted: Wanted, asked: Amounts, automatic: set[str]) -> dict[str, Fr
     found = {name: number + beside[name] for name, number in own.items() if number is not None and name in beside}
     cpu = wanted.domain.get("cpu", {})
     if "memory" in asked:
-        sets = {"memory": asked["memory"] * AUTOMATIC, "cpu": Fraction(vcpus(cpu))}
+        sets = {"memory": asked["memory"] * AUTOMATIC, "cpu": Fraction(threads(wanted))}
         found = {name: sets[name] for name in automatic} | found
     if cpu.get("dedicatedCpuPlacement"):
         found |= {name: asked[name] for name in COMPUTING if name in asked}

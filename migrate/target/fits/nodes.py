@@ -52,6 +52,8 @@ SECRET_GUESTS = {"sev": "kubevirt.io/sev", "snp": "kubevirt.io/sev-snp", "tdx": 
 SEV_ES, SECURE_EXECUTION = "kubevirt.io/sev-es", "kubevirt.io/s390-pv"
 INTEL = "cpu-vendor.node.kubevirt.io/Intel"
 EMULATED = "Have virtualization switched on in the nodes' firmware, or useEmulation set in the KubeVirt object."
+# A cpuRequest of this much is none to KubeVirt: virt-config.go, DefaultCPURequest.
+NO_DEFAULT = Fraction(1, 10)
 # What a VM's pod takes beside the guest's memory, in MiB.
 OF_POD, OF_VCPU, OF_SCREEN, OF_ARM, OF_TPM, OF_DEDICATED, OF_SECRET = 248, 8, 32, 128, 53, 100, 256
 
@@ -257,16 +259,35 @@ def _hypervisor(wanted: Wanted) -> str:
 
 def _compute(wanted: Wanted) -> dict[str, Fraction]:
     """CPUs, and bytes of memory and huge pages."""
-    memory, cpu = wanted.domain.get("memory", {}), wanted.domain.get("cpu", {})
+    memory = wanted.domain.get("memory", {})
     own = wanted.domain.get("resources", {}).get("requests", {})
     guest = amount(memory.get("guest")) or amount(own.get("memory")) or Fraction(0)
     asked = _of_guest(wanted)
     beside = beside_guest(wanted)
     page = memory.get("hugepages", {}).get("pageSize")
     found = {f"hugepages-{page}": guest, "memory": beside} if page else {"memory": asked + beside}
-    # Unless they are dedicated, a CPU of a node is shared by ten of guests.
-    share = 1 if cpu.get("dedicatedCpuPlacement") else wanted.developer.get("cpuAllocationRatio") or 10
-    return found | {"cpu": Fraction(vcpus(cpu), share) + bool(cpu.get("isolateEmulatorThread"))}
+    return found | {"cpu": _cpus(wanted)}
+
+
+def _cpus(wanted: Wanted) -> Fraction:
+    """The CPUs that the pod asks for: renderresources.go, and setDefaultResourceRequests in pkg/defaults."""
+    cpu, resources = wanted.domain.get("cpu", {}), wanted.domain.get("resources", {})
+    if cpu.get("dedicatedCpuPlacement"):
+        return Fraction(threads(wanted) + bool(cpu.get("isolateEmulatorThread")))
+    own = [amount(resources.get(part, {}).get("cpu")) for part in ("requests", "limits")]
+    default = amount(wanted.cluster.configuration.get("cpuRequest"))
+    asked = own[0] or own[1] or (default if default != NO_DEFAULT else None)
+    if asked is not None:
+        return Fraction(asked)
+    # A CPU of a node is shared by ten of guests.
+    return Fraction(threads(wanted), wanted.developer.get("cpuAllocationRatio") or 10)
+
+
+def threads(wanted: Wanted) -> int:
+    """The threads of a VM that take CPUs: those of the guest and those in the pool of I/O threads."""
+    pool = wanted.domain.get("ioThreads", {}).get("supplementalPoolThreadCount") or 0
+    # 1.6 counts the pool's (getIOThreadsCount); 1.5, which has it first, may not.
+    return vcpus(wanted.domain.get("cpu", {})) + (pool if wanted.target.at_least("1.6") else 0)
 
 
 def _of_guest(wanted: Wanted) -> Fraction:
