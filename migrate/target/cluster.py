@@ -27,6 +27,8 @@ CHUNK = 500
 TEMPORARY_TAINTS = "node.kubernetes.io/"
 ARCHITECTURES = ("amd64", "arm64", "s390x")
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+# backend-storage.go
+VIRT_CLASS = "storageclass.kubevirt.io/is-default-virt-class"
 POD_SECURITY = "pod-security.kubernetes.io/enforce"
 RESOURCE_NAME = "k8s.v1.cni.cncf.io/resourceName"
 # virt-config.go, VGADisplayForEFIGuestsEnabled
@@ -130,7 +132,8 @@ class Cluster:
 
     `kubevirt` is its version, None where none was seen; `architecture` that of VMs that name none; `configuration` and
     `annotations` are those of the KubeVirt object. `namespaces` have the pod security that they enforce;
-    `storage_classes` whether they are the default; `networks` the resource that each NIC on them takes, or "".
+    `storage_classes` whether they are the default, and `virt_class` is the one that is it for VMs; `networks` the
+    resource that each NIC on them takes, or "".
     `addresses` are by MAC in lower case. Names of `instancetypes` and `preferences` begin with their kind:
     `VirtualMachineInstancetype/u1.small`. `uploads` says why CDI's upload proxy cannot be used.
     """
@@ -144,6 +147,7 @@ class Cluster:
     nodes: Listing[Node] = Listing()
     namespaces: Listing[str] = Listing()
     storage_classes: Listing[bool] = Listing()
+    virt_class: str | None = None
     storage_profiles: Listing[tuple[Modes, ...]] = Listing()
     networks: Listing[str] = Listing()
     instancetypes: Listing[Object] = Listing()
@@ -270,6 +274,7 @@ def read(client: Client, namespace: str) -> Cluster:
     kubevirts = list(reader.read("kubevirts", lambda item: item).items.values())
     spec, status = (kubevirts[0].get(part) or {} for part in ("spec", "status")) if kubevirts else ({}, {})
     machines, instances = (reader.read(plural, _machine) for plural in ("virtualmachines", "virtualmachineinstances"))
+    classes = reader.read("storageclasses", _annotations)
     return Cluster(
         context=context,
         namespace=namespace,
@@ -279,7 +284,10 @@ def read(client: Client, namespace: str) -> Cluster:
         annotations=_annotations(kubevirts[0]) if kubevirts else {},
         nodes=reader.read("nodes", _node),
         namespaces=reader.read("namespaces", lambda item: _labels(item).get(POD_SECURITY, "")),
-        storage_classes=reader.read("storageclasses", lambda item: _annotations(item).get(DEFAULT_CLASS) == "true"),
+        storage_classes=Listing(
+            {key: _is_set(notes, DEFAULT_CLASS) for key, notes in classes.items.items()}, classes.scope
+        ),
+        virt_class=next((name for (_, name), notes in classes.items.items() if _is_set(notes, VIRT_CLASS)), None),
         storage_profiles=reader.read("storageprofiles", _profile),
         networks=reader.read("network-attachment-definitions", lambda item: _annotations(item).get(RESOURCE_NAME, "")),
         instancetypes=_either(reader, "Instancetype"),
@@ -314,6 +322,10 @@ def _labels(item: Object) -> dict[str, str]:
 
 def _annotations(item: Object) -> dict[str, str]:
     return item["metadata"].get("annotations") or {}
+
+
+def _is_set(notes: dict[str, str], annotation: str) -> bool:
+    return notes.get(annotation) == "true"
 
 
 def _amounts(quantities: Object | None) -> dict[str, Fraction]:

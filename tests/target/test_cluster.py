@@ -76,7 +76,8 @@ def fitting(kubernetes: Server) -> Server:
         },
         status={"allocatable": {"memory": "8Gi", "cpu": "4", "hugepages-1Gi": "2Gi", **DEVICES}},
     )
-    kubernetes.add("storageclasses", "fast", provisioner="example.com/fast")
+    of_vms = {"annotations": {"storageclass.kubevirt.io/is-default-virt-class": "true"}}
+    kubernetes.add("storageclasses", "fast", provisioner="example.com/fast", metadata=of_vms)
     kubernetes.add("network-attachment-definitions", "office", "vms", spec={"config": "{}"})
     return kubernetes
 
@@ -124,7 +125,7 @@ def test_facts_are_read_as_they_are(fitting: Server) -> None:
     devices = dict.fromkeys(DEVICES, 1000)
     assert node.allocatable == {"memory": 8 * GIB, "cpu": 4, "hugepages-1Gi": 2 * GIB, **devices}
     assert node.taints == ()
-    assert found.storage_classes.within() == {"fast": False}
+    assert (found.storage_classes.within(), found.virt_class) == ({"fast": False}, "fast")
     assert found.storage_profiles.within() == {"fast": (Modes(("ReadWriteMany",), "Block"),)}
     assert found.networks.within("vms") == {"office": "", "fast-net": "intel.com/vf"}
     assert "VirtualMachineClusterInstancetype/u1.small" in found.instancetypes.within()

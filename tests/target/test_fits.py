@@ -253,6 +253,7 @@ def test_the_host_model_of_an_obsolete_cpu_starts_nowhere(
     cluster = replace(CLUSTER, nodes=Listing({("", "n1"): node}), configuration=configuration)
     assert [misfit.id for misfit in found(wanted(**spec), cluster)] == expected
     other = replace(node, labels=LABELS | {"kubernetes.io/arch": architecture})
+    assert found(wanted(**spec), replace(cluster, kubevirt=None)) == [] or "model" in cpu
     there = replace(cluster, nodes=Listing({("", "n1"): node, ("", "n2"): other}))
     assert found(wanted(**spec), there) == []
 
@@ -345,8 +346,10 @@ def test_vms_ask_for_devices_of_nodes(
     bare = wanted(domain={"memory": {"guest": "1Gi"}, "devices": devices}, networks=[], nodeSelector={})
     allocatable = {name: number for name, number in FULL.allocatable.items() if "/" not in name}
     cluster = replace(CLUSTER, nodes=Listing({("", "n1"): Node(LABELS, (), allocatable)}), configuration=configuration)
-    said = [misfit.because for misfit in misfits(bare, cluster, vocabulary.target("1.9", gates), Counter())]
-    assert said == [f"No node of the cluster has 1 of {name}, so the VM never starts." for name in expected]
+    target = vocabulary.target("1.9", gates)
+    for each, names in ((cluster, expected), (replace(cluster, kubevirt=None), [TUN] if TUN in expected else [])):
+        said = [misfit.because for misfit in misfits(bare, each, target, Counter())]
+        assert said == [f"No node of the cluster has 1 of {name}, so the VM never starts." for name in names]
 
 
 def test_a_network_that_is_missing_is_named_with_what_there_is() -> None:
@@ -633,6 +636,38 @@ def test_cpus_are_those_of_the_pod(
         node = replace(FULL, allocatable=FULL.allocatable | {"cpu": offered})
         cluster = replace(CLUSTER, nodes=Listing({("", "n1"): node}), configuration=configuration)
         assert [each.id for each in misfits(vm, cluster, vocabulary.target(version), Counter())] == expected
+
+
+TPM = {"devices": {"tpm": {"persistent": True}}}
+KEPT_EFI = {"firmware": {"bootloader": {"efi": {"persistent": True}}}}
+SLOW: Any = Listing({("", "fast"): False, ("", "slow"): True})
+STATE = {"configuration": {"vmStateStorageClass": "fast"}}
+NO_STATE = {"configuration": {"vmStateStorageClass": "gone"}, "virt_class": "fast"}
+
+
+@pytest.mark.parametrize(
+    ("domain", "fields", "version", "expected"),
+    [
+        (TPM, {}, "1.9", ["state-class"]),
+        (KEPT_EFI, {}, "1.9", ["state-class"]),
+        ({"devices": {"tpm": {}}}, {}, "1.9", []),
+        ({"devices": {"tpm": {"persistent": False}}}, {}, "1.9", []),
+        (TPM, {"storage_classes": SLOW}, "1.9", []),
+        (TPM, {"virt_class": "fast"}, "1.9", []),
+        (TPM, {"virt_class": "fast"}, "1.3", ["state-class"]),
+        (TPM, STATE, "1.9", []),
+        (TPM, NO_STATE, "1.9", ["state-class"]),
+        (TPM, {"kubevirt": None}, "1.9", []),
+        ({"devices": {"tpm": {"persistent": True, "enabled": False}}}, {}, "1.9", []),
+        (TPM, NO_STATE | {"storage_classes": Listing(scope=None)}, "1.9", []),
+    ],
+)
+def test_the_state_of_a_vm_needs_a_storage_class(
+    domain: dict[str, Any], fields: dict[str, Any], version: str, expected: list[str]
+) -> None:
+    vm = wanted(domain={"memory": {"guest": "1Gi"}} | domain, networks=[])
+    cluster = replace(CLUSTER, **fields)
+    assert [each.id for each in misfits(vm, cluster, vocabulary.target(version), Counter())] == expected
 
 
 def test_overcommitted_memory_is_asked_for_in_part() -> None:

@@ -29,6 +29,7 @@ CHECKS = (
     instancetypes.refused,
     instancetypes.gains,
     storage.classes,
+    storage.state,
     storage.uploads,
     storage.folders,
     limits.ranges,

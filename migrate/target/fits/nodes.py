@@ -131,7 +131,7 @@ def _of_cpu(wanted: Wanted, nodes: list[Node]) -> Iterator[Need]:
     arch = wanted.spec.get("architecture") or wanted.cluster.architecture
     own = "host-passthrough" if arch == "arm64" else configuration.get("cpuModel")
     model = cpu.get("model") or own or HOST_MODEL
-    if model == HOST_MODEL:
+    if model == HOST_MODEL and (cpu.get("model") or wanted.cluster.kubevirt):
         what, remedy = "a host model that is not obsolete", "Choose a CPU model that the nodes have."
         yield Need("host-model", "domain.cpu.model", what, lambda node: OBSOLETE not in node.labels, remedy)
     elif model not in ANY_MODEL:
@@ -237,7 +237,9 @@ def requests(wanted: Wanted) -> dict[str, Fraction]:
 
 def _virtual(wanted: Wanted) -> Iterator[str]:
     """The devices of a node that make VMs and their NICs fast, as getRequiredResources in renderresources.go."""
-    emulated, nics = wanted.developer.get("useEmulation"), wanted.devices.get("interfaces", [])
+    # Where no KubeVirt object was seen, it may say so.
+    emulated = wanted.developer.get("useEmulation") or not wanted.cluster.kubevirt
+    nics = wanted.devices.get("interfaces", [])
     if not nics and not wanted.networks and wanted.devices.get("autoattachPodInterface") is not False:
         nics = [{}]
     if nics:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migrate.model import PlannedDisk
+from migrate.target.fits import expansion
 from migrate.target.fits.wanted import Misfit, Object, Wanted, instead
+
+EFI, TPM = "firmware.bootloader.efi.persistent", "devices.tpm.persistent"
 
 
 def classes(wanted: Wanted) -> Iterator[Misfit]:
@@ -30,6 +33,25 @@ def classes(wanted: Wanted) -> Iterator[Misfit]:
             yield Misfit("storage-class", "blocker", path, because, "Create it, or name another one in the site file.")
         else:
             yield from _modes(volume, claim["spec"], name, wanted)
+
+
+def state(wanted: Wanted) -> Iterator[Misfit]:
+    """The storage class of the claim that KubeVirt makes for a persistent TPM or EFI variables: backend-storage.go."""
+    is_there = expansion.at(wanted.devices, "tpm.enabled") is not False
+    kept = [path for path in (EFI, *[TPM] * is_there) if expansion.at(wanted.domain, path)]
+    if not kept or not wanted.cluster.kubevirt or not wanted.cluster.storage_classes.knows():
+        return
+    there, path = wanted.cluster.storage_classes.within(), f"domain.{kept[0]}"
+    for_vms = wanted.cluster.virt_class if wanted.target.at_least("1.4") else None
+    name = wanted.cluster.configuration.get("vmStateStorageClass")
+    remedy = "Have vmStateStorageClass set in the KubeVirt object to a storage class that is there."
+    if name and name not in there:
+        because = f"The cluster keeps the state of VMs on the storage class {name}, which it does not have"
+        because += f"{instead(there, name)}. The VM never starts."
+        yield Misfit("state-class", "blocker", path, because, remedy)
+    elif not name and not for_vms and True not in there.values():
+        because = "The cluster has no storage class for the state of VMs and no default one, so the VM never starts"
+        yield Misfit("state-class", "blocker", path, f"{because}{instead(there, '')}.", remedy)
 
 
 def _is_sent(disk: PlannedDisk) -> bool:
