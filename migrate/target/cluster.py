@@ -42,14 +42,18 @@ PER_NAMESPACE, CLUSTER_WIDE = "VirtualMachine", "VirtualMachineCluster"
 class Listing(Generic[T]):
     """Objects of one kind by (namespace, name), the namespace empty for kinds without.
 
-    `scope` says what was read: `*` for all, one namespace, or None for nothing.
+    `scope` says what was read: `*` for all, one namespace, or None for nothing. Where kinds with and without
+    namespaces are listed together it is that of the former, and `wide` is whether the latter were read.
     """
 
     items: Mapping[tuple[str, str], T] = field(default_factory=dict)
     scope: str | None = EVERYWHERE
+    wide: bool | None = None
 
     def knows(self, namespace: str = "") -> bool:
         """Whether the objects of a namespace were read, so that one that is not here is not there."""
+        if not namespace and self.wide is not None:
+            return self.wide
         return self.scope in (EVERYWHERE, namespace)
 
     def get(self, name: str, namespace: str = "") -> T | None:
@@ -303,17 +307,14 @@ def read(client: Client, namespace: str) -> Cluster:
 
 def _either(reader: _Reader, suffix: str) -> Listing[Object]:
     """Instancetypes or preferences, those of namespaces and those of the cluster, with their kind in their names."""
-    found = {
-        kind: reader.read(f"{kind.lower()}s", lambda item: item.get("spec") or {})
-        for kind in (PER_NAMESPACE + suffix, CLUSTER_WIDE + suffix)
-    }
+    inner, wide = PER_NAMESPACE + suffix, CLUSTER_WIDE + suffix
+    found = {kind: reader.read(f"{kind.lower()}s", lambda item: item.get("spec") or {}) for kind in (inner, wide)}
     items = {
         (inside, f"{kind}/{name}"): spec
         for kind, listing in found.items()
         for (inside, name), spec in listing.items.items()
     }
-    scopes = [listing.scope for listing in found.values()]
-    return Listing(items, None if None in scopes else scopes[0])
+    return Listing(items, found[inner].scope, found[wide].knows())
 
 
 def _labels(item: Object) -> dict[str, str]:

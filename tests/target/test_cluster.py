@@ -187,6 +187,20 @@ def test_one_namespace_is_read_where_all_may_not_be(fitting: Server) -> None:
     assert "network-attachment-definitions of other namespaces" in found.unread
 
 
+def test_kinds_of_the_cluster_are_known_where_those_of_one_namespace_are(fitting: Server) -> None:
+    fitting.let_read("stranger", "virtualmachineclusterpreferences", "virtualmachineclusterinstancetypes")
+    fitting.let_read("stranger", "virtualmachinepreferences", namespace="vms")
+    found = cluster.read(api.connect("stranger", fitting.kubeconfig), "vms")
+    assert [found.preferences.knows(inside) for inside in ("", "vms", "other")] == [True, True, False]
+    assert [found.instancetypes.knows(inside) for inside in ("", "vms")] == [True, False]
+
+
+def test_kinds_of_namespaces_are_known_where_those_of_the_cluster_are_not(fitting: Server) -> None:
+    fitting.let_read("stranger", "virtualmachinepreferences")
+    found = cluster.read(api.connect("stranger", fitting.kubeconfig), "vms")
+    assert [found.preferences.knows(inside) for inside in ("", "vms", "other")] == [False, True, True]
+
+
 def test_a_vm_that_fits_is_not_blocked(planned: Callable[..., Any]) -> None:
     assert ids(planned("--dry-run", "server")) == []
 
