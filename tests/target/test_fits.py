@@ -462,6 +462,18 @@ def test_an_instance_type_brings_its_own_cpus_and_memory() -> None:
     assert [misfit.id for misfit in found(translation, cluster)] == ["instancetype"]
 
 
+@pytest.mark.parametrize(
+    ("version", "then"),
+    [("1.3", "so it refuses the VM;"), ("1.6", "so the VM never starts;"), ("1.9", "so the VM never starts;")],
+)
+def test_what_a_missing_preference_does_is_said_by_version(version: str, then: str) -> None:
+    preferences = Listing({("", "VirtualMachineClusterPreference/rhel.8"): {}})
+    cluster = replace(CLUSTER, preferences=preferences)
+    (misfit,) = misfits(wanted(networks=[]), cluster, vocabulary.target(version), Counter())
+    because = "The cluster has no VirtualMachineClusterPreference rhel.9"
+    assert misfit.because == f"{because}, {then} there is rhel.8."
+
+
 def typed(spec: dict[str, Any], preference: dict[str, Any] | None = None, **domain: Any) -> tuple[Translation, Cluster]:
     """A VM of 4 vCPUs and 8 GiB that leaves both to an instance type, and a cluster that has that and a preference."""
     translation = wanted(domain={"machine": {"type": "q35"}, **domain}, networks=[])
