@@ -298,7 +298,7 @@ STRICT = "+HypervStrictCheck"
         ),
     ],
 )
-def test_labels_that_newer_cpus_have(
+def test_labels_by_which_kubevirt_chooses_nodes(
     version: str, gates: str, spec: dict[str, Any], label: str, expected: list[str]
 ) -> None:
     target = vocabulary.target(version, gates)
@@ -775,6 +775,7 @@ QUIET = PLAIN | {"domain": PLAIN["domain"] | {"devices": {"autoattachSerialConso
 PINNED_CPUS = PLAIN | {"domain": PLAIN["domain"] | {"cpu": {"sockets": 2, "dedicatedCpuPlacement": True}}}
 LIMITED = {"quotas": Listing({("vms", "q"): Quota({"limits.memory": Fraction(99 * GIB)})})}
 UNREAD: dict[str, Any] = {"quotas": Listing(scope=None)}
+NO_CPU = {"configuration": {"cpuRequest": "0"}}
 LABELLED = {"configuration": {"autoCPULimitNamespaceLabelSelector": {"matchLabels": {"a": "b"}}}}
 
 
@@ -806,6 +807,7 @@ LABELLED = {"configuration": {"autoCPULimitNamespaceLabelSelector": {"matchLabel
         (PLAIN, [per("Container", defaults={"memory": GIB})], LIMITED, []),
         (PLAIN, [per("Container", defaults={"cpu": 4}, ratios={"cpu": 20})], {}, []),
         (PLAIN, [per("Container", defaults={"cpu": 4}, ratios={"cpu": 19})], {}, ["limit-container"]),
+        (PLAIN, [per("Container", defaults={"cpu": 4}, ratios={"cpu": 9})], NO_CPU, ["limit-container"]),
         (PLAIN, [per("Container", defaults={"cpu": 4}, most={"cpu": 2})], {}, ["limit-container"]),
         (PLAIN, [per("Container", ratios={"cpu": 4})], {}, ["limit-container"]),
         (PLAIN, [per("Container", defaults={"memory": 512 * 2**20 * n}) for n in (1, 4)], {}, []),

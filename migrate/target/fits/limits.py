@@ -107,7 +107,7 @@ def _refusal(row: Limit, ask: Ask, limit: Fraction | None, whole: bool) -> str |
         return f"refuses a {row.type} with a limit of more than {shown(most)}; this one's is {shown(limit)}"
     if whole and ratio is not None and limit > ratio * number:
         kind = f"a {row.type} with a limit of {resource} over {float(ratio):g} times its request"
-        return f"refuses {kind}; this one's is {float(limit / number):.3g} times it"
+        return f"refuses {kind}; this one asks for {shown(number)} and has a limit of {shown(limit)}"
     return None
 
 
