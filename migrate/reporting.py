@@ -115,6 +115,8 @@ def target_document(target: Target) -> dict[str, Any]:
         found["vgaDisplayForEFIGuests"] = True
     if target.plugins:
         found["networkBindings"] = sorted(target.plugins)
+    if target.obsolete:
+        found["obsoleteCPUModels"] = sorted(target.obsolete)
     return found
 
 

@@ -51,8 +51,8 @@ def ask(plan: Path, kubevirt: str | None, feature_gates: str, rules: Rules, sele
     rows = planned(plan, select)
     report = _report(plan)
     before = _target(report["target"])
-    after = vocabulary.target(kubevirt or before.kubevirt, ",".join(_over(before, feature_gates)))
-    after = replace(before, kubevirt=after.kubevirt, gates=after.gates)
+    named = vocabulary.target(kubevirt or before.kubevirt, ",".join(_over(before, feature_gates)))
+    after = replace(before, kubevirt=named.kubevirt, gates=named.gates)
     answer = Answer(before, after)
     told = {row["folder"]: {item["key"]: item["id"] for item in row["findings"]} for row in report["vms"]}
     unseen: set[str] = set()
@@ -104,6 +104,7 @@ def _target(recorded: dict[str, Any]) -> Target:
         machines=frozenset(recorded.get("emulatedMachines", ())),
         vga_for_efi=recorded.get("vgaDisplayForEFIGuests", False),
         plugins=frozenset(recorded.get("networkBindings", ())),
+        obsolete=frozenset(recorded.get("obsoleteCPUModels", ())),
     )
 
 

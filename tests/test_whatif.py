@@ -140,10 +140,16 @@ def test_the_command_tells_in_text_and_json(plan: Path) -> None:
     assert bad.returncode == 2
 
 
-def test_the_namespace_and_machine_types_of_a_plan_count_for_what_if(plan: Path, tmp_path: Path) -> None:
+def test_the_namespace_and_the_clusters_settings_of_a_plan_count_for_what_if(plan: Path, tmp_path: Path) -> None:
     site = sites.moved(sites.load(tmp_path / "site"), "elsewhere")
     inventory = pipeline.opened([plan / "plain/source.xml"], Selection.parse())
-    planned = Target("1.9", machines=frozenset({"amd64/pc-i440fx*"}), vga_for_efi=True, plugins=frozenset({"a/tap"}))
+    planned = Target(
+        "1.9",
+        machines=frozenset({"amd64/pc-i440fx*"}),
+        vga_for_efi=True,
+        plugins=frozenset({"a/tap"}),
+        obsolete=frozenset({"Conroe"}),
+    )
     items = pipeline.plan(inventory, rule_files.load(), planned, site, DAY)
     reporting.write_plan(tmp_path / "second", items, planned, site.text)
     assert sites.load(tmp_path / "second/site.yaml").namespace == "elsewhere"

@@ -10,12 +10,8 @@ from typing import Any
 from migrate.mapping.memory import X86
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore, write
 from migrate.mapping.tuning import told
-from migrate.target.admission.compute import most_vcpus
+from migrate.target.admission.compute import OBSOLETE, most_vcpus
 
-# KubeVirt 1.9, pkg/virt-handler/node-labeller/util: models that no node offers unless an administrator says so.
-OBSOLETE = re.compile(
-    r"486|pentium(2|3|pro)?|coreduo|n270|core2duo|Conroe|athlon|phenom|(qemu|kvm)(32|64)|Opteron_G[12]"
-)
 # Models that QEMU does not have, or only in emulation, so no node offers them either.
 GONE = re.compile(r"cpu64-rhel[56]|Icelake-Client(-noTSX)?|qemu|max|base")
 # libvirt's src/cpu_map, but for those above.

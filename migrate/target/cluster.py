@@ -178,7 +178,10 @@ class Cluster:
             if gate in vocabulary.gate_states() and gate not in named
         }
         gates = by_hand.gates | own | self._switched(named)
-        return Target(by_hand.kubevirt, gates, self._machines(), VGA_FOR_EFI in self.annotations, self._plugins())
+        # The names count, whatever is said of them: pkg/virt-handler/node-labeller/cpu_plugin.go.
+        obsolete = frozenset(self.configuration.get("obsoleteCPUModels") or ())
+        vga_for_efi = VGA_FOR_EFI in self.annotations
+        return Target(by_hand.kubevirt, gates, self._machines(), vga_for_efi, self._plugins(), obsolete)
 
     @property
     def plugins(self) -> Mapping[str, Object]:

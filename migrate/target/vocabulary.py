@@ -194,6 +194,7 @@ class Target:
     """A KubeVirt minor version and the feature gates switched by hand, as `+Name` and `-Name`.
 
     `machines` are the machine types that an administrator allows instead of KubeVirt's own: `ARCHITECTURE/GLOB`.
+    `obsolete` are the CPU models that he keeps from the nodes instead of KubeVirt's own; an empty set is no choice.
     `vga_for_efi` is whether the KubeVirt object has the annotation that gives EFI guests on x86 a vga adapter.
     `plugins` are what that object says of network binding plugins: `NAME/tap` where KubeVirt makes the guest's
     interface by itself, `NAME/migration` where a running guest can move with the plugin on the pod network.
@@ -204,6 +205,7 @@ class Target:
     machines: frozenset[str] = frozenset()
     vga_for_efi: bool = False
     plugins: frozenset[str] = frozenset()
+    obsolete: frozenset[str] = frozenset()
 
     def __hash__(self) -> int:
         # Caches ask for it at every write; text and frozenset keep theirs.

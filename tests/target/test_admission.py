@@ -717,6 +717,25 @@ def test_an_administrator_says_which_machine_types_are_allowed():
     assert {refusal.id for refusal in refusals(VM, [CLAIM], widened)} == {"machine-type"}
 
 
+@pytest.mark.parametrize("version", versions())
+def test_an_obsolete_cpu_model_starts_on_no_node(version):
+    for model in ("qemu64", "kvm32", "486", "pentium3-v1", "Conroe", "Opteron_G2-v1"):
+        assert ids(changed(VM, ("domain.cpu.model", model)), on=version) == {"cpu-obsolete"}
+    for model in ("Penryn", "Opteron_G3", "EPYC-v4", "host-model", "host-passthrough"):
+        assert ids(changed(VM, ("domain.cpu.model", model)), on=version) == set()
+    sized = changed(VM, ("VirtualMachine.spec.instancetype", {"name": "u1.small"}), ("domain.cpu", {"model": "n270"}))
+    assert "cpu-obsolete" in ids(sized, on=version)
+
+
+def test_an_administrator_says_which_cpu_models_are_obsolete():
+    narrowed = Target("1.9", obsolete=frozenset({"Penryn"}))
+    verdicts = {
+        model: {refusal.id for refusal in refusals(changed(VM, ("domain.cpu.model", model)), [CLAIM], narrowed)}
+        for model in ("qemu64", "Penryn")
+    }
+    assert verdicts == {"qemu64": set(), "Penryn": {"cpu-obsolete"}}
+
+
 def test_a_data_volume_of_another_namespace():
     template = {"metadata": {"name": "web-vda", "namespace": "a"}, "spec": {"storage": {}, "source": {"blank": {}}}}
     vm = changed(VM, ("VirtualMachine.spec.dataVolumeTemplates", [template]))

@@ -140,7 +140,8 @@ def test_facts_are_read_as_they_are(fitting: Server) -> None:
 
 def test_version_and_gates_are_the_clusters(fitting: Server) -> None:
     found = cluster.read(fitting.client, "vms")
-    assert found.target() == cluster.Target("1.9", frozenset({"+VSOCK", "-Snapshot"}), vga_for_efi=True)
+    gates, obsolete = frozenset({"+VSOCK", "-Snapshot"}), frozenset({"Conroe"})
+    assert found.target() == cluster.Target("1.9", gates, vga_for_efi=True, obsolete=obsolete)
     assert found.target("-VSOCK").gates == {"-VSOCK", "-Snapshot"}
 
 
@@ -162,6 +163,8 @@ def test_what_an_administrator_widens_counts() -> None:
     assert cluster.Cluster("c", kubevirt="v1.9.0", configuration={"network": None}).target().plugins == frozenset()
     annotated = cluster.Cluster("c", kubevirt="v1.9.0", annotations={"kubevirt.io/vga-display-efi-x86": ""})
     assert annotated.target().vga_for_efi
+    listed = cluster.Cluster("c", kubevirt="v1.9.0", configuration={"obsoleteCPUModels": {"Penryn": False}})
+    assert listed.target().obsolete == {"Penryn"}
     older = cluster.Cluster("c", kubevirt="v1.7.0", configuration={"emulatedMachines": ["pc*"]}).target()
     assert older.machines == {f"{arch}/pc*" for arch in ("amd64", "arm64", "s390x")}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from math import prod
@@ -15,6 +16,11 @@ MACHINES = {"amd64": ("q35*", "pc-q35*"), "arm64": ("virt*",), "s390x": ("s390-c
 # The vCPUs that QEMU's machines hold, those that can be added among them: hw/i386/pc_q35.c, hw/arm/virt.c,
 # hw/s390x/s390-virtio-ccw.c.
 MOST_VCPUS = {"amd64": 4096, "arm64": 512, "s390x": 248}
+# The CPU models that no node offers unless the administrator says otherwise, with -v1 or without:
+# pkg/virt-handler/node-labeller/util/util.go.
+OBSOLETE = re.compile(
+    r"(486|pentium(2|3|pro)?|coreduo|n270|core2duo|Conroe|athlon|phenom|(qemu|kvm)(32|64)|Opteron_G[12])(-v1)?"
+)
 # More need an IOMMU, which libvirt adds by itself since 10.10, the one of KubeVirt 1.5.
 VCPUS_WITHOUT_IOMMU = 255
 
@@ -112,8 +118,13 @@ def of_resources(every: Spec) -> Iterator[Refusal]:
 
 
 def of_cpu(every: Spec) -> Iterator[Refusal]:
-    """Sockets, dedicated CPUs, NUMA and realtime."""
+    """Model, sockets, dedicated CPUs, NUMA and realtime."""
     cpu = every.domain.get("cpu", {})
+    model, obsolete = cpu.get("model", ""), every.target.obsolete
+    if (model in obsolete) if obsolete else OBSOLETE.fullmatch(model):
+        because = f"A VM with the CPU model {model} starts on no node: KubeVirt counts it as obsolete."
+        remedy = "Use another model, or have the administrator take it from obsoleteCPUModels of the KubeVirt object."
+        yield Refusal("domain.cpu.model", "cpu-obsolete", because, remedy)
     dedicated = cpu.get("dedicatedCpuPlacement")
     numa = "guestMappingPassthrough" in cpu.get("numa", {})
     if 0 < (cpu.get("maxSockets") or 0) < (cpu.get("sockets") or 0):
