@@ -156,6 +156,7 @@ def test_bad_use_is_exit_2(args: list[str], says: str, web: Path, tmp_path: Path
         ("networks: {'network:default': {pod: masquerad}}", "masquerade"),
         ("timezone: Mars/Olympus", "IANA"),
         ("timezone: ../../etc/passwd", "IANA"),
+        ("timezone: localtime", "IANA"),
         ("namespace: '../x'", "no name that Kubernetes takes"),
         ("a: [", "not YAML"),
     ],

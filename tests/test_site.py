@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import zoneinfo
 from collections.abc import Iterator
 from datetime import date
 from itertools import pairwise
@@ -737,3 +738,16 @@ def test_bug_a_port_group_with_a_wildcard_in_its_name_was_lost_where_its_key_nam
     assert not site.network_is_for("portgroup", "network", "ovs", "db1", "")
     site = sites.checked({"networks": {"network:ovs/portgroup:d?b": {"multus": "n/a"}}}, "site")
     assert site.network_is_for("portgroup", "network", "ovs", "d/b", "")
+
+
+@pytest.mark.parametrize("zone", ["localtime", "Factory", "posix/Europe/Berlin", "right/UTC", "zone.tab", "", [], 1])
+@pytest.mark.parametrize("of_the_machine", [True, False])
+def test_bug_a_file_among_the_zones_was_a_time_zone(zone: Any, of_the_machine: bool) -> None:
+    zoneinfo.reset_tzpath(None if of_the_machine else [])
+    try:
+        assert read("timezone: Europe/Berlin").timezone == "Europe/Berlin"
+        assert read("timezone: UTC").timezone == "UTC"
+        with pytest.raises(Refused, match="no IANA time zone"):
+            sites.checked({"timezone": zone}, "site.yaml")
+    finally:
+        zoneinfo.reset_tzpath()
