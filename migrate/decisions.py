@@ -83,13 +83,13 @@ class Pardon:
 class Site:
     """The decisions of one site file, or of none: for all VMs, or out of `of` for one.
 
-    Maps of things are tuples of layers, a VM's own first. `placed` is false where VMs without a namespace are left.
+    Maps of things are tuples of layers, a VM's own first. `placed` says whether `namespace` was chosen.
     `methods` are ways to fill a claim, the first that can is taken; a VM's own take the place of all.
     `sizes` are bytes by `VM/DISK`, `disk_sizes` bytes by the disk of one VM; `vms` has what each key overrides.
     """
 
     namespace: str = DEFAULT
-    placed: bool = True
+    placed: bool = False
     namespaces: dict[str, str] = field(default_factory=dict)
     storage: tuple[dict[str, Storage], ...] = ()
     networks: tuple[dict[str, Network], ...] = ()

@@ -142,6 +142,7 @@ def translate(vm: VM, rules: Rules, target: Target, site: Site, today: date = da
     translation.findings += _unfit(vm, translation)
     translation.findings += _state(translation, book, rules, context)
     translation.findings += _undecided(vm, site)
+    translation.findings += _unchosen(translation, site)
     _tell_apart(translation.all_findings())
     if site.waivers:
         site.waive(vm, translation.all_findings(), today)
@@ -187,7 +188,7 @@ def _label(vm: VM, book: ledger.Ledger, site: Site) -> Iterator[Finding]:
 
 def _undecided(vm: VM, site: Site) -> Iterator[Finding]:
     """What the site file decides for other VMs or disks and leaves open for these, and what it says in vain."""
-    if not site.placed:
+    if site.namespaces and not site.placed:
         because = "The site file has namespaces and none of them is for this VM."
         yield leafless(vm, "site/no-namespace", "blocker", because, f"{TO_DECIDE} `namespace`, or `namespaces`.")
     for disk in vm.disks:
@@ -203,6 +204,25 @@ def _undecided(vm: VM, site: Site) -> Iterator[Finding]:
             yield leafless(vm, "site/size", "note", f"{because} The source counts.", SIZE_REMEDY, disk.target)
 
 
+def _unchosen(translation: Translation, site: Site) -> Iterator[Finding]:
+    """What the VM and its claims get because the site file, or none, leaves it open for all."""
+    vm = translation.vm
+    if not site.placed and not site.namespaces:
+        because = f"No namespace is chosen, so the VM and its claims go to {site.namespace}."
+        yield leafless(vm, "site/default-namespace", "note", because, NAMESPACE_REMEDY, "metadata.namespace")
+    specs = {claim["metadata"]["name"]: claim.get("spec", {}) for claim in translation.claims}
+    asked = [
+        f"{name} ({', '.join((spec.get('volumeMode', 'Filesystem'), *spec.get('accessModes', ())))})"
+        for name, spec in specs.items()
+        if "volumeName" not in spec
+    ]
+    if asked and not any(site.storage):
+        because = f"No storage is chosen, so claims are of the cluster's default class: {', '.join(asked)}."
+        yield leafless(vm, "site/default-storage", "note", because, STORAGE_REMEDY)
+
+
+NAMESPACE_REMEDY = "Choose one with `namespace` in the site file."
+STORAGE_REMEDY = "Choose class, volume mode and access modes with `storage` in the site file."
 WRITTEN_REMEDY = "Choose another key in the site file, or take the rule's write away."
 TO_DECIDE = "Extend the site file's"
 SIZE_REMEDY = "Remove the size from the site file; it is for disks of unknown size."

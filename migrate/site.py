@@ -165,12 +165,11 @@ def checked(data: Any, where: str) -> Site:
     site = Site(**_decisions(data, where, base))
     if site.storage:
         base = site.storage[0].get(DEFAULT, base)
-    namespaces = _map(data, "namespaces", where, _namespace_entry)
     vms = _mapping(data.get("vms"), f"{where}: vms")
     return replace(
         site,
-        placed="namespace" in data or not namespaces,
-        namespaces=namespaces,
+        placed=data.get("namespace") is not None,
+        namespaces=_map(data, "namespaces", where, _namespace_entry),
         vms={key: _vm(value, f"{where}: vms: {key}", base) for key, value in vms.items()},
         waivers=tuple(_waiver(item, f"{where}: waivers") for item in _list(data.get("waivers"), f"{where}: waivers")),
     )

@@ -194,6 +194,22 @@ def test_the_schema_refuses_what_is_no_binding(binding: Any) -> None:
     for entry in ({"pod": binding}, {"multus": "a/b", "binding": binding}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({"networks": {"default": entry}}, SCHEMA)
+def test_bug_a_namespace_and_storage_that_nobody_chose_were_not_said() -> None:
+    said = {item.id: item for item in translated().findings if item.id.startswith("site/")}
+    assert set(said) == {"site/default-namespace", "site/default-storage"}
+    assert {item.severity for item in said.values()} == {"note"}
+    assert said["site/default-namespace"].because.endswith("go to default.")
+    assert said["site/default-storage"].because.endswith("default class: web-1-vda (Filesystem, ReadWriteOnce).")
+    two = [Disk(name, path=f"/srv/{name}", format="raw", capacity=2**30) for name in ("vda", "vdb")]
+    assert len([item for item in translated(disks=two).findings if item.id == "site/default-storage"]) == 1
+    chosen = 'storage: {"path:/srv": {storageClass: fast}}\n'
+    for namespace in ("namespace: default", "vms: {web-1: {namespace: a}}", 'namespaces: {"vm:web-1": a}'):
+        assert not [name for name in ids(translated(chosen + namespace)) if name.startswith("site/")]
+
+
+def test_a_null_chooses_no_namespace() -> None:
+    assert "site/default-namespace" in ids(translated("namespace:"))
+    assert "site/no-namespace" in ids(translated('namespace:\nnamespaces: {"host:other": apps}'))
 
 
 NETWORKS = """

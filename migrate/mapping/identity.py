@@ -69,7 +69,7 @@ def hypervisor(view: View, context: Context) -> Iterator[Sign]:
 
 
 def namespace(context: Context, writes: Mapping[str, Any]) -> str:
-    """The namespace that the site chose."""
+    """The namespace that the site chose, or the default."""
     return context.site.namespace
 
 
