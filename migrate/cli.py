@@ -248,6 +248,8 @@ def what_if(
         print_json(whatif.document(answer))
     else:
         say(whatif.text(answer))
+        _tell_skipped(answer.skipped)
+    sys.exit(FINDINGS if answer.skipped else 0)
 
 
 @cli.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from migrate import pipeline, reporting
 from migrate import site as sites
 from migrate.inventory import Inventory
 from migrate.mapping.rules import Rules
-from migrate.model import VM, Finding, Refused, Translation, Verdict
+from migrate.model import VM, Finding, Refused, Skipped, Translation, Verdict
 from migrate.planned import planned
 from migrate.selection import Selection
 from migrate.target import vocabulary
@@ -34,13 +34,17 @@ class Change:
 
 @dataclass(slots=True)
 class Answer:
-    """What changes from one target to another. `unseen` are findings of the plan that the rules alone do not repeat."""
+    """What changes from one target to another.
+
+    `unseen` are findings of the plan that the rules alone do not repeat, `skipped` VMs whose domain cannot be read.
+    """
 
     before: Target
     after: Target
     verdicts: Counter[tuple[Verdict, Verdict]] = field(default_factory=Counter)
     changes: list[Change] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
 
 
 def ask(plan: Path, kubevirt: str | None, feature_gates: str, rules: Rules, select: Selection, today: date) -> Answer:
@@ -49,14 +53,15 @@ def ask(plan: Path, kubevirt: str | None, feature_gates: str, rules: Rules, sele
     Raises Refused where the folder is no plan, or the version or a gate is not known.
     """
     rows = planned(plan, select)
-    report = _report(plan)
-    before = _target(report["target"])
+    before, told = _report(plan)
     named = vocabulary.target(kubevirt or before.kubevirt, ",".join(_over(before, feature_gates)))
     after = replace(before, kubevirt=named.kubevirt, gates=named.gates)
     answer = Answer(before, after)
-    told = {row["folder"]: {item["key"]: item["id"] for item in row["findings"]} for row in report["vms"]}
     unseen: set[str] = set()
     for old, new in _both(plan, [row.vm for row in rows], rules, (before, after), today):
+        if isinstance(old, Skipped) or isinstance(new, Skipped):
+            answer.skipped.append(old if isinstance(old, Skipped) else new)
+            continue
         answer.verdicts[old.verdict, new.verdict] += 1
         unseen |= {name for key, name in told.get(old.vm.folder, {}).items() if key not in _keys(old)}
         change = Change(old.vm, old.verdict, new.verdict, _only(new, old), _only(old, new))
@@ -69,43 +74,55 @@ def ask(plan: Path, kubevirt: str | None, feature_gates: str, rules: Rules, sele
 
 def _both(
     plan: Path, vms: list[VM], rules: Rules, targets: tuple[Target, Target], today: date
-) -> Iterator[tuple[Translation, Translation]]:
+) -> Iterator[tuple[Translation | Skipped, Translation | Skipped]]:
     """Every VM of a plan translated for both targets."""
     site = sites.load(plan / reporting.SITE) if (plan / reporting.SITE).exists() else sites.Site()
     inventory = Inventory(
         [replace(vm, digest="") for vm in vms],  # a plan's XML is without secrets
-        xml=lambda vm: (plan / vm.folder / reporting.SOURCE).read_bytes(),
-        live=lambda vm: (plan / vm.folder / reporting.LIVE).read_bytes(),
+        xml=lambda vm: _read(plan / vm.folder / reporting.SOURCE),
+        live=lambda vm: _read(plan / vm.folder / reporting.LIVE),
     )
-    for vm in vms:
-        for name in (reporting.SOURCE, reporting.LIVE)[: 1 + vm.has_live]:
-            if not (plan / vm.folder / name).is_file():
-                raise Refused(f"{plan / vm.folder / name}: not there; plan again")
     first, second = (pipeline.plan(inventory, rules, target, site, today) for target in targets)
-    for old, new in zip(first, second, strict=True):
-        if isinstance(old, Translation) and isinstance(new, Translation):
-            yield old, new
+    yield from zip(first, second, strict=True)
 
 
-def _report(plan: Path) -> dict[str, Any]:
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Refused(f"{path}: {error.strerror}; plan again") from None
+
+
+def _report(plan: Path) -> tuple[Target, dict[str, dict[str, str]]]:
+    """The target of a plan, and by the folder of each VM the ids of its findings by their keys."""
     try:
         report = json.loads((plan / "report.json").read_text("utf-8"))
-        return {"target": dict(report["target"]), "vms": list(report["vms"])}
+        told = {
+            _text(row["folder"]): {_text(item["key"]): _text(item["id"]) for item in row["findings"]}
+            for row in report["vms"]
+        }
+        return _target(report["target"]), told
     except OSError as error:
         raise Refused(f"{plan / 'report.json'}: {error.strerror}; give a folder that `plan` wrote") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refused(f"{plan / 'report.json'}: is no report ({error}); plan again") from None
 
 
 def _target(recorded: dict[str, Any]) -> Target:
-    found = vocabulary.target(recorded["kubevirt"], ",".join(recorded["featureGates"]))
+    found = vocabulary.target(_text(recorded["kubevirt"]), ",".join(recorded["featureGates"]))
     return replace(
         found,
-        machines=frozenset(recorded.get("emulatedMachines", ())),
+        machines=frozenset(map(_text, recorded.get("emulatedMachines", ()))),
         vga_for_efi=recorded.get("vgaDisplayForEFIGuests", False),
-        plugins=frozenset(recorded.get("networkBindings", ())),
-        obsolete=frozenset(recorded.get("obsoleteCPUModels", ())),
+        plugins=frozenset(map(_text, recorded.get("networkBindings", ()))),
+        obsolete=frozenset(map(_text, recorded.get("obsoleteCPUModels", ()))),
     )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.80} is no text")
+    return value
 
 
 def _over(before: Target, feature_gates: str) -> list[str]:
@@ -147,6 +164,7 @@ def document(answer: Answer) -> dict[str, Any]:
             for change in answer.changes
         ],
         "unseen": answer.unseen,
+        "skipped": [asdict(item) for item in answer.skipped],
     }
 
 

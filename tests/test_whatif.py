@@ -8,6 +8,7 @@ import subprocess
 import sys
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,8 @@ HOSTDEV = """<hostdev mode='subsystem' type='pci' managed='yes'><source>
 <address domain='0' bus='6' slot='0' function='0'/></source></hostdev>"""
 # KubeVirt takes a link that is down since 1.5.
 LINK = "<link state='down'/>"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(data_path().resolve())}
+COMMAND = (sys.executable, "-m", "migrate", "what-if")
 SITE = """
 networks: {"bridge:br0": {multus: net}}
 hostDevices: {"pci:0000:06:00.0": a.b/c}
@@ -114,10 +117,56 @@ def test_findings_that_other_rules_made_are_named_and_not_compared(plan: Path) -
     assert "ours/odd" in whatif.text(answer)
 
 
-@pytest.mark.parametrize("name", ["report.json", "plan.json", "plain/source.xml"])
+@pytest.mark.parametrize("name", ["report.json", "plan.json"])
 def test_a_folder_that_is_no_plan_is_refused(plan: Path, name: str) -> None:
     (plan / name).unlink()
     with pytest.raises(Refused, match="plan"):
+        ask(plan)
+
+
+@pytest.mark.parametrize(("spoil", "says"), [(None, "No such file"), ("<pool/>", "pool"), ("<domain", "XML")])
+def test_bug_a_vm_whose_domain_cannot_be_read_was_dropped_in_silence(plan: Path, spoil: str | None, says: str) -> None:
+    path = plan / "plain/source.xml"
+    path.write_text(spoil) if spoil else path.unlink()
+    answer = ask(plan)
+    assert [item.name for item in answer.skipped] == ["plain"]
+    assert says in answer.skipped[0].reason
+    assert answer.verdicts.total() == 1 and not answer.changes
+    done = subprocess.run([*COMMAND, str(plan)], capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 1
+    assert "skipped plain: " in done.stderr and says in done.stderr
+    done = subprocess.run([*COMMAND, str(plan), "-o", "json"], capture_output=True, text=True, env=ENVIRONMENT)
+    assert [item["name"] for item in json.loads(done.stdout)["skipped"]] == ["plain"]
+
+
+def _spoilt(*keys: Any, value: Any) -> Any:
+    def spoil(report: Any) -> None:
+        for key in keys[:-1]:
+            report = report[key]
+        report[keys[-1]] = value
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(_spoilt("target", value=odd) for odd in (19, [], None)),
+        *(_spoilt("target", "kubevirt", value=odd) for odd in (19, [], None)),
+        *(_spoilt("target", "featureGates", value=odd) for odd in ([1], 1, None)),
+        *(_spoilt("target", "emulatedMachines", value=odd) for odd in ([1], None)),
+        *(_spoilt("target", "obsoleteCPUModels", value=odd) for odd in ([[]], None)),
+        *(_spoilt("vms", value=odd) for odd in (1, [1], None)),
+        *(_spoilt("vms", 0, "findings", value=odd) for odd in ([1], None, [{"key": [], "id": "a"}])),
+        _spoilt("vms", 0, "findings", value=[{"key": "a", "id": 5}]),
+        _spoilt("vms", 0, "folder", value={}),
+    ],
+)
+def test_bug_a_report_of_other_types_was_our_bug(plan: Path, spoil: Any) -> None:
+    report = json.loads((plan / "report.json").read_text())
+    spoil(report)
+    (plan / "report.json").write_text(json.dumps(report))
+    with pytest.raises(Refused, match="is no report"):
         ask(plan)
 
 
@@ -129,14 +178,13 @@ def test_a_folder_name_out_of_the_plan_is_refused(plan: Path) -> None:
 
 
 def test_the_command_tells_in_text_and_json(plan: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(data_path().resolve())}
-    command = [sys.executable, "-m", "migrate", "what-if", str(plan), "--feature-gates", "+HostDevices"]
+    command = [*COMMAND, str(plan), "--feature-gates", "+HostDevices"]
     before = {path: path.read_bytes() for path in plan.rglob("*") if path.is_file()}
-    done = subprocess.run([*command, "-o", "json"], capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run([*command, "-o", "json"], capture_output=True, text=True, env=ENVIRONMENT, check=True)
     assert [row["folder"] for row in json.loads(done.stdout)["vms"]] == ["special"]
-    assert "special: blocked ->" in subprocess.run(command, capture_output=True, text=True, env=environment).stdout
+    assert "special: blocked ->" in subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT).stdout
     assert before == {path: path.read_bytes() for path in plan.rglob("*") if path.is_file()}
-    bad = subprocess.run([*command, "--kubevirt", "0.1"], capture_output=True, text=True, env=environment)
+    bad = subprocess.run([*command, "--kubevirt", "0.1"], capture_output=True, text=True, env=ENVIRONMENT)
     assert bad.returncode == 2
 
 
