@@ -216,10 +216,13 @@ def from_table(text: str, where: str) -> str:
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     vms: dict[str, Any] = {}
     try:
-        for name in rows.fieldnames or ():
+        names = rows.fieldnames or ()
+        for name in names:
             if name not in COLUMNS:
                 raise Refused(f"{where}: there is no column {name!r}{nearest(name, COLUMNS)}")
-        if KEY not in (rows.fieldnames or ()):
+            if names.count(name) > 1:
+                raise Refused(f"{where}: the column {name!r} is there twice; keep one")
+        if KEY not in names:
             raise Refused(f"{where}: the column {KEY!r} is missing; it holds uuids, or globs of names")
         for row in rows:
             _add(vms, row, f"{where}, line {rows.line_num}")

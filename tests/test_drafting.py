@@ -301,6 +301,12 @@ def test_bug_the_draft_line_of_a_port_group_with_a_slash_was_refused(portgroup: 
     assert site.network("network", "ovs", portgroup)
 
 
+@pytest.mark.parametrize("text", ["vm,wave,wave\na,1,2\n", "vm,wave,vm\na,1,b\n", "vm,name,name\na,,\n"])
+def test_bug_of_a_column_that_is_there_twice_the_last_counted(text: str) -> None:
+    with pytest.raises(Refused, match="is there twice; keep one"):
+        drafting.from_table(text, "t")
+
+
 def test_the_table_has_a_column_for_every_key_of_a_vm() -> None:
     assert set(drafting.COLUMNS) >= {*VM_KEYS, "skip", "wave"}
 
