@@ -410,6 +410,7 @@ def _plan(
     named = kubevirt or (None if there else NEWEST)
     target = vocabulary.target(named, feature_gates) if named else there.target(feature_gates)
     known = rule_files.load(*rules)
+    sites.check_waivers(chosen, known)
     inventory = pipeline.opened(paths, meant)
     if inventory.vms and not meant.narrows:
         _tell_unmet(chosen, inventory)

@@ -43,7 +43,7 @@ def rule(rules: Rules, name: str) -> dict[str, Any]:
         "writes": list(known.writes),
         "call": known.call,
         "secret": known.secret,
-        "rows": [_row_data(row) for row in _rows(known)],
+        "rows": [_row_data(row) for row in known.every_row],
         "examples": known.examples,
     }
 
@@ -52,10 +52,6 @@ def _known(rules: Rules, name: str) -> Rule:
     if name not in rules.rules:
         raise Refused(f"{name}: there is no such rule{nearest(name, rules.rules)[:300]}")
     return rules.rules[name]
-
-
-def _rows(known: Rule) -> list[Row]:
-    return [*known.rows.values(), *([known.otherwise] if known.otherwise else [])]
 
 
 def _row_data(row: Row) -> dict[str, Any]:
@@ -85,7 +81,7 @@ def _page(known: Rule) -> Iterator[str]:
         yield f"- reads also {', '.join(f'`{path}`' for path in known.reads)}"
     if known.secret:
         yield "\nThe value is secret: inventory, ledger and reports hold `(redacted)`."
-    rows = _rows(known)
+    rows = known.every_row
     if rows:
         yield "\n## What becomes of them\n"
         yield from (_row(row) for row in rows)
@@ -131,10 +127,7 @@ def _example(known: Rule, example: dict[str, Any]) -> Iterator[str]:
         yield f"With {', '.join(f'{key} `{value}`' for key, value in settings.items())}:\n"
     written, found = example.get("writes") or {}, example.get("findings") or []
     yield from (f"- writes `{path}`: `{value}`" for path, value in written.items())
-    severities = {f"{known.id}/{row.id}": row.severity for row in _rows(known)}
-    # The engine flags these itself: a value that the field cannot hold, and what the chosen KubeVirt lacks.
-    severities |= {f"{known.id}/cast": "blocker", f"{known.id}/unsupported": known.unsupported}
-    yield from (f"- finding `{name}`, {severities[name]}" for name in found)
+    yield from (f"- finding `{name}`, {known.findings[name]}" for name in found)
     if not written and not found:
         yield "- nothing is written, and there is no finding"
 

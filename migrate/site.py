@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -10,12 +11,13 @@ from dataclasses import replace
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from migrate import transfer
 from migrate.data import MAX_BYTES, read_text
 from migrate.decisions import (
     DEFAULT,
+    FAMILIES,
     NETWORK_KINDS,
     OWNER_KINDS,
     QUALIFIERS,
@@ -28,6 +30,9 @@ from migrate.decisions import (
     parts,
 )
 from migrate.model import Refused
+
+if TYPE_CHECKING:
+    from migrate.mapping.rules import Rules
 
 # What a VM can have of its own, and the rest.
 VM_KEYS = (
@@ -94,6 +99,16 @@ def moved(site: Site, namespace: str) -> Site:
     data = parse(site.text, "the site file") | {"namespace": namespace}
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     return replace(site, namespace=namespace, placed=True, text=text)
+
+
+def check_waivers(site: Site, rules: Rules) -> None:
+    """Refused with the nearest name where a waiver is for findings that nothing makes."""
+    ids = [*FAMILIES, *rules.rules, *(id for rule in rules.rules.values() for id in rule.findings)]
+    for name in {pardon.finding for pardon in site.waivers}:
+        # What a family goes on with is not listed anywhere.
+        if not fnmatch.filter(ids, name) and not fnmatch.filter(FAMILIES, name.partition("/")[0]):
+            near = difflib.get_close_matches(name, ids, n=1, cutoff=0)[0]
+            raise Refused(f"the site file: waivers: {name}: there is no such finding or rule; did you mean {near}?")
 
 
 def parse(text: str, where: str) -> Any:

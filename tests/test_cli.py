@@ -157,6 +157,7 @@ def test_bad_use_is_exit_2(args: list[str], says: str, web: Path, tmp_path: Path
         ("timezone: Mars/Olympus", "IANA"),
         ("timezone: ../../etc/passwd", "IANA"),
         ("timezone: localtime", "IANA"),
+        ("waivers: [{finding: disk-buss, reason: a, until: 2027-01-01}]", "did you mean disk-bus?"),
         ("namespace: '../x'", "no name that Kubernetes takes"),
         ("a: [", "not YAML"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import zoneinfo
 from collections.abc import Iterator
 from datetime import date
@@ -17,9 +18,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from migrate import pipeline, reporting
+from migrate import collisions, pipeline, reporting
 from migrate import site as sites
 from migrate.data import data_path
+from migrate.decisions import FAMILIES
 from migrate.inventory import Inventory
 from migrate.mapping import rule_files
 from migrate.model import VM, Disk, Finding, LeftOut, Refused, Skipped, Translation
@@ -456,6 +458,45 @@ def test_a_waived_finding_stays_and_does_not_count(waiver: dict[str, str], holds
     assert ("waived" in row, "waiverEnded" in row) == (holds, ended)
     assert bool(report["summary"]["waived"]) == holds
     assert [item.reason for item in summary.ended.values()] == ["checked"] * ended
+
+
+@pytest.mark.parametrize(
+    ("finding", "nearest"),
+    [
+        ("disk-buss/ide", "disk-bus/ide"),
+        ("disk-bus/idee", "disk-bus/ide"),
+        ("disk-bus/virtio", "disk-bus/"),
+        ("admision/cpu-count", "admission"),
+        ("'disc-*'", "disk-"),
+        ("internal", ""),
+    ],
+)
+def test_bug_a_waiver_of_no_finding_was_ignored(finding: str, nearest: str) -> None:
+    with pytest.raises(Refused, match=f"no such finding or rule; did you mean {nearest}"):
+        sites.check_waivers(read(waivers(finding)), rule_files.load())
+
+
+@pytest.mark.parametrize(
+    "finding",
+    [
+        "disk-bus",
+        "disk-bus/ide",
+        "disk-bus/unsupported",
+        "'disk-*'",
+        "'*/ide'",
+        "'*'",
+        "admission/cpu-count",
+        "unknown",
+    ],
+)
+def test_a_waiver_is_of_ids_rules_and_families(finding: str) -> None:
+    sites.check_waivers(read(waivers(finding)), rule_files.load())
+    sites.check_waivers(sites.load(EXAMPLE), rule_files.load())
+
+
+def test_every_family_of_findings_that_no_rule_makes_can_be_waived() -> None:
+    text = "".join(Path(module.__file__).read_text() for module in (pipeline, collisions))
+    assert set(re.findall(r'"([a-z]+)/[a-z{]', text)) == set(FAMILIES)
 
 
 def test_the_verdict_does_not_count_what_is_waived(tmp_path: Path) -> None:

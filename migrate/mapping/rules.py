@@ -86,6 +86,19 @@ class Rule:
         """The leaf patterns that the rule can own: a gate owns its whole element when it shuts."""
         return list(self.patterns) or [f"{self.each}.**"]
 
+    @property
+    def every_row(self) -> list[Row]:
+        """The rows with the one for other values."""
+        return [*self.rows.values(), *([self.otherwise] if self.otherwise else [])]
+
+    @property
+    def findings(self) -> dict[str, Severity]:
+        """The severities of its findings by their ids, those that the engine makes by itself among them."""
+        found: dict[str, Severity] = {row.name: row.severity for row in self.every_row if row.severity}
+        # A value that the field cannot hold, and what the chosen KubeVirt lacks.
+        found[f"{self.id}/cast"], found[f"{self.id}/unsupported"] = "blocker", self.unsupported
+        return found
+
     def row(self, value: str) -> Row:
         """What a rule that is no `call` says of a value."""
         found = self.rows.get(value, self.otherwise) if self.form == "values" else next(iter(self.rows.values()))
