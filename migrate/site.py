@@ -30,6 +30,7 @@ from migrate.decisions import (
     parts,
 )
 from migrate.model import Refused
+from migrate.target.admission.spec import LABEL, SUBDOMAIN
 
 if TYPE_CHECKING:
     from migrate.mapping.rules import Rules
@@ -282,8 +283,10 @@ def _network(key: str, value: Any, where: str) -> Network:
     name = data["multus"]
     if not isinstance(name, str) or not 1 <= len(name.split("/")) <= 2:
         raise Refused(f"{where}: {key}.multus: give NAMESPACE/NAME of a NetworkAttachmentDefinition")
-    for part in name.split("/"):
-        _subdomain(part, f"{where}: {key}.multus")
+    namespace, slash, own = name.rpartition("/")
+    if slash:
+        _label(namespace, f"{where}: {key}.multus")
+    _subdomain(own, f"{where}: {key}.multus")
     return _bound(data.get("binding", "bridge"), MULTUS_BINDINGS, f"{where}: {key}.binding", name)
 
 
@@ -524,14 +527,14 @@ def _choice(value: Any, known: Iterable[str], where: str) -> str:
 
 
 def _label(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", value):
+    if not isinstance(value, str) or not LABEL.fullmatch(value):
         raise Refused(f"{where}: {value!r} is no name that Kubernetes takes: a-z, 0-9 and -, at most 63 characters")
     return value
 
 
 def _subdomain(value: Any, where: str) -> str:
-    if not isinstance(value, str) or len(value) > 253 or not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", value):
-        raise Refused(f"{where}: {value!r} is no name that Kubernetes takes: a-z, 0-9, - and .")
+    if not isinstance(value, str) or not SUBDOMAIN.fullmatch(value):
+        raise Refused(f"{where}: {value!r} is no name that Kubernetes takes: a-z, 0-9 and -, in parts with . between")
     return value
 
 

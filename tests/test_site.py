@@ -714,6 +714,27 @@ def test_bug_a_sizes_glob_of_the_vm_itself_gave_way_to_those_of_all() -> None:
     assert given == {"web-1": 100 << 30, "web-2": 5 << 30, "db": 20 << 30}
 
 
+@pytest.mark.parametrize("name", ["a..b", "a.-b", "a-.b", "a.", f"{'a.' * 126}bc"])
+def test_bug_a_name_with_an_empty_part_was_a_name(name: str) -> None:
+    for data in (
+        {"storage": {"default": {"storageClass": name}}},
+        {"networks": {"default": {"multus": name}}},
+        {"networks": {"default": {"multus": f"my.ns/{name}"}}},
+        {"networks": {"default": {"multus": "my.ns/a"}}},
+        {"networks": {"default": {"multus": f"{'n' * 64}/a"}}},
+        {"labels": {f"{name}/x": "y"}},
+        {"filesystems": {"/a": name}},
+        {"instancetypes": {"debian": name}},
+        {"preferences": {"debian": {"name": name}}},
+        {"luns": {"/a": {"local": {"path": "/b"}, "nodes": [name]}}},
+    ):
+        with pytest.raises(Refused, match="no name that Kubernetes takes"):
+            sites.checked(data, "site.yaml")
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(data, SCHEMA)
+    assert read(f"networks: {{default: {{multus: {'n' * 63}/a.b-c}}}}").networks
+
+
 @pytest.mark.parametrize("value", ["2027-01-01", ".inf", "{a: [2027-01-01]}", "1.5"])
 def test_bug_a_lun_with_what_json_has_no_place_for_was_our_bug(value: str) -> None:
     text = f"luns: {{/dev/x: {{csi: {{driver: d.example.com, volumeHandle: {value}}}}}}}"
