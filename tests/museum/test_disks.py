@@ -129,9 +129,10 @@ def test_cdrom_ephemeral_and_swap_disks_were_lost_without_a_word(disk: str, tran
 
 
 @pytest.mark.parametrize("length", [20, 21, 36, 64, 256])
-def test_a_serial_was_cut_so_that_by_id_names_changed(length: int, translated: Callable) -> None:
+@pytest.mark.parametrize("bus", ["virtio", "scsi", "sata", "usb"])
+def test_a_serial_was_cut_so_that_by_id_names_changed(length: int, bus: str, translated: Callable) -> None:
     serial = "S" * length
-    plan = translated(_devices(_disk("sda", "sata", f"<serial>{serial}</serial>")))
+    plan = translated(_devices(_disk("sda", bus, f"<serial>{serial}</serial>")))
     assert _disks(plan)["sda"]["serial"] == serial
 
 

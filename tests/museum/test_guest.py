@@ -28,6 +28,21 @@ def test_secure_boot_was_silently_off(translated: Callable) -> None:
     assert "efi/keys-assumed" in _ids(translated(EFI.format("yes")))
 
 
+@pytest.mark.parametrize("asked", ["", "secure='yes'"])
+@pytest.mark.parametrize(
+    ("code", "template"),
+    [("OVMF_CODE.secboot.fd", "OVMF_VARS.secboot.fd"), ("OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd")],
+)
+def test_secure_boot_was_silently_off_where_files_name_the_firmware(
+    code: str, template: str, asked: str, translated: Callable
+) -> None:
+    loader = f"<loader readonly='yes' {asked} type='pflash'>/usr/share/OVMF/{code}</loader>"
+    nvram = f"<nvram template='/usr/share/OVMF/{template}'>/var/lib/libvirt/qemu/nvram/vm_VARS.fd</nvram>"
+    domain = _spec(translated(f"<os><type arch='x86_64' machine='q35'>hvm</type>{loader}{nvram}</os>"))["domain"]
+    assert domain["firmware"]["bootloader"]["efi"]["secureBoot"] is True
+    assert domain["features"]["smm"]["enabled"] is True
+
+
 def test_the_efi_variables_were_dropped(translated: Callable) -> None:
     plan = translated(EFI.format("no"))
     assert _spec(plan)["domain"]["firmware"]["bootloader"]["efi"]["persistent"] is True

@@ -33,6 +33,23 @@ def test_the_order_of_nics_was_random(translated: Callable) -> None:
     assert [nic["macAddress"] for nic in _interfaces(plan)] == [f"52:54:00:00:00:{number:02x}" for number in order]
 
 
+@pytest.mark.parametrize(("disk", "nic"), [(1, 2), (2, 1), (2, 3)])
+def test_a_nic_had_order_1_beside_a_disk(disk: int, nic: int, translated: Callable) -> None:
+    image = "<disk type='file'><source file='/a'/><target dev='vda' bus='virtio'/><boot order='{}'/></disk>"
+    card = _nic(1).replace("<model", f"<boot order='{nic}'/><model")
+    plan = translated(f"<devices>{image.format(disk)}{card}</devices>", LAN)
+    devices = plan.manifest["spec"]["template"]["spec"]["domain"]["devices"]
+    assert [devices[kind][0]["bootOrder"] for kind in ("disks", "interfaces")] == [disk, nic]
+
+
+def test_the_network_was_booted_from_before_the_disk(translated: Callable) -> None:
+    boot = "<os><type arch='x86_64' machine='q35'>hvm</type><boot dev='hd'/><boot dev='network'/></os>"
+    image = "<disk type='file'><source file='/a'/><target dev='vda' bus='virtio'/></disk>"
+    plan = translated(f"{boot}<devices>{image}{_nic(1)}</devices>", LAN)
+    devices = plan.manifest["spec"]["template"]["spec"]["domain"]["devices"]
+    assert [devices[kind][0]["bootOrder"] for kind in ("disks", "interfaces")] == [1, 2]
+
+
 def test_a_second_port_on_a_network_was_dropped(translated: Callable) -> None:
     plan = translated(f"<devices>{_nic(1)}{_nic(2)}</devices>", LAN)
     networks = plan.manifest["spec"]["template"]["spec"]["networks"]
