@@ -23,9 +23,9 @@ OWNER_KINDS = ("vm", "tag", "project", "host")
 ESCAPED = re.compile(r"\[[*?[]\]")
 DEFAULT = "default"
 NETWORK_KINDS = ("network", "bridge", "direct", "user", "hostdev", DEFAULT)
+QUALIFIERS = ("portgroup", "vlan")
 # What the ids of findings that no rule makes begin with.
 FAMILIES = ("admission", "claim", "cluster", "identity", "manifest", "site", "state", "transfer")
-QUALIFIERS = ("portgroup", "vlan")
 UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
