@@ -196,6 +196,8 @@ def test_the_schema_refuses_what_is_no_binding(binding: Any) -> None:
     for entry in ({"pod": binding}, {"multus": "a/b", "binding": binding}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({"networks": {"default": entry}}, SCHEMA)
+
+
 def test_bug_a_namespace_and_storage_that_nobody_chose_were_not_said() -> None:
     said = {item.id: item for item in translated().findings if item.id.startswith("site/")}
     assert set(said) == {"site/default-namespace", "site/default-storage"}
