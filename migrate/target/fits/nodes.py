@@ -135,7 +135,7 @@ def _of_cpu(wanted: Wanted, nodes: list[Node]) -> Iterator[Need]:
         what, remedy = "a host model that is not obsolete", "Choose a CPU model that the nodes have."
         yield Need("host-model", "domain.cpu.model", what, lambda node: OBSOLETE not in node.labels, remedy)
     elif model not in ANY_MODEL:
-        obsolete = (configuration.get("obsoleteCPUModels") or {}).get(model)
+        obsolete = model in (configuration.get("obsoleteCPUModels") or ())
         what = f"the CPU model {model}" + (" (the KubeVirt object has it in obsoleteCPUModels)" if obsolete else "")
         there = {label.removeprefix(MODEL) for node in nodes for label in node.labels if label.startswith(MODEL)}
         near = difflib.get_close_matches(model, sorted(there), n=3, cutoff=0.3)
