@@ -690,6 +690,16 @@ def test_overcommitted_memory_is_asked_for_in_part() -> None:
     assert found(wanted(**bare), overcommitted) == []
 
 
+@pytest.mark.parametrize(("labels", "ids"), [({"zone": "b"}, []), ({"kind": "vms"}, ["node-selector"])])
+def test_the_clusters_own_node_selector_counts_unless_the_vm_says_otherwise(
+    labels: dict[str, str], ids: list[str]
+) -> None:
+    cluster = replace(
+        CLUSTER, configuration=CLUSTER.configuration | {"developerConfiguration": {"nodeSelectors": labels}}
+    )
+    assert [misfit.id for misfit in found(wanted(), cluster)] == ids
+
+
 def test_a_quota_counts_over_all_vms_of_the_plan() -> None:
     quota = Quota({"requests.storage": Fraction(25 * GIB)}, {"requests.storage": Fraction(0)})
     cluster, used = replace(CLUSTER, quotas=Listing({("vms", "disks"): quota})), Counter()

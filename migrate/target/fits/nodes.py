@@ -103,7 +103,8 @@ def _needs(wanted: Wanted, nodes: list[Node]) -> Iterator[Need]:
     if arch:
         remedy = "Leave this VM on a host of its architecture, or add such a node."
         yield _label("architecture", "architecture", f"the architecture {arch}", ARCH, remedy, arch)
-    for key, value in wanted.spec.get("nodeSelector", {}).items():
+    selector = (wanted.developer.get("nodeSelectors") or {}) | wanted.spec.get("nodeSelector", {})
+    for key, value in selector.items():
         yield _label("node-selector", f"nodeSelector[{key}]", f"the label {key}={value}", key, "Label a node.", value)
     yield from _of_cpu(wanted, nodes)
     yield from _of_features(wanted)
