@@ -594,6 +594,23 @@ def test_what_kubevirt_refuses_of_the_vm_with_its_preference_is_said_once() -> N
     assert [misfit.target for misfit in misfits if misfit.id == "expanded-refused"] == ["domain.devices.disks[vda].io"]
 
 
+@pytest.mark.parametrize(
+    ("gpu", "devices", "refused"),
+    [
+        ({}, {"autoattachGraphicsDevice": False}, True),
+        ({"virtualGPUOptions": {"display": {"enabled": False}}}, {"autoattachGraphicsDevice": False}, False),
+        ({"deviceName": "intel.com/x710"}, {"autoattachGraphicsDevice": False}, False),
+        ({}, {}, False),
+    ],
+)
+def test_a_vgpu_of_an_instance_type_shows_nothing_in_a_vm_without_a_screen(
+    gpu: dict[str, Any], devices: dict[str, Any], refused: bool
+) -> None:
+    gpus = [{"name": "g", "deviceName": "nvidia.com/a40"} | gpu]
+    translation, cluster = typed(SMALL | {"gpus": gpus}, devices=devices)
+    assert ("gpu-detached" in [misfit.id for misfit in found(translation, cluster)]) is refused
+
+
 def test_vcpus_that_a_preference_cannot_spread_are_refused() -> None:
     spread = {"cpu": {"preferredCPUTopology": "spread", "spreadOptions": {"ratio": 3}}}
     assert "instancetype-conflict" in [misfit.id for misfit in found(*typed(SMALL, spread))]

@@ -22,6 +22,7 @@ CHECKS = (
     objects.bridges,
     objects.plugins,
     objects.host_devices,
+    objects.screens,
     instancetypes.there,
     instancetypes.conflicts,
     instancetypes.sizes,

@@ -127,3 +127,19 @@ def host_devices(wanted: Wanted) -> Iterator[Misfit]:
                 remedy = "Add it to permittedHostDevices of the KubeVirt object, or name another one in the site file."
                 path = f"domain.devices.{kind}[{device['name']}].deviceName"
                 yield Misfit("host-device", "blocker", path, f"{because}.", remedy)
+
+
+def screens(wanted: Wanted) -> Iterator[Misfit]:
+    """The vGPU that KubeVirt gives a screen by itself, which libvirt refuses in a VM without a graphics device.
+
+    It is the first one where no GPU says a word of its display: pkg/virt-launcher/virtwrap/device/hostdevice.
+    """
+    gpus, permitted = wanted.devices.get("gpus", []), wanted.cluster.configuration.get("permittedHostDevices") or {}
+    said = any("display" in (gpu.get("virtualGPUOptions") or {}) for gpu in gpus)
+    if said or wanted.devices.get("autoattachGraphicsDevice") is not False:
+        return
+    mediated = {device["resourceName"] for device in permitted.get("mediatedDevices") or []}
+    for gpu in [gpu for gpu in gpus if gpu.get("deviceName") in mediated][:1]:
+        because = "KubeVirt gives this vGPU a screen, with which a VM without a graphics device does not start."
+        remedy = "Set virtualGPUOptions.display.enabled of the GPU to false, or keep the graphics device."
+        yield Misfit("gpu-detached", "blocker", f"domain.devices.gpus[{gpu['name']}]", because, remedy)
