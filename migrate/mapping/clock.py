@@ -140,3 +140,12 @@ def _remainder(leaves: Iterable[Leaf], written: bool) -> Iterator[Sign]:
     yield default(named, f"{says} KubeVirt adds none (converter/compute/clock.go).")
     if others:
         yield flag(others, "setting")
+
+
+def gained_tsc(context: Context, writes: Mapping[str, Any]) -> str | None:
+    """What fixes the frequency of the time stamp counter: watch/topology/tsc.go GetTscFrequencyRequirement."""
+    invtsc = writes.get("domain.cpu.features[invtsc].policy")
+    asking = ["invtsc"] if invtsc and invtsc.value == "require" else []
+    if "domain.features.hyperv.reenlightenment.enabled" in writes:
+        asking.append("reenlightenment")
+    return " and ".join(asking) or None

@@ -43,3 +43,10 @@ def gained_serial(context: Context, writes: Mapping[str, Any]) -> bool | None:
     consoles = nodes.get("devices.console", [])
     serial = "devices.serial" in nodes or any(text(f"{node.path}.target.type") in SERIAL for node in consoles)
     return None if serial else True
+
+
+def gained_log(context: Context, writes: Mapping[str, Any]) -> str | None:
+    """The log of the first serial port, where the source has the port and keeps none (converter/compute/console.go)."""
+    patterns = ("devices.serial.log.file", "devices.console.log.file")
+    logged = any(pattern in context.document.by_pattern for pattern in patterns)
+    return None if gained_serial(context, writes) or logged else "virt-serial0-log"

@@ -22,7 +22,9 @@ KNOWN = re.compile(
     r"|Opteron_G[345]|EPYC(-IBPB|-Rome|-Milan|-Genoa|-Turin)?|Dhyana"
 )
 # libvirt's src/cpu_map; KubeVirt's converter/compute/cpu.go disables it.
-WITH_MPX = re.compile(r"(Skylake-(Client|Server)|(Cascadelake|Icelake)-Server|Icelake-Client)(-noTSX)?(-IBRS)?")
+WITH_MPX = re.compile(
+    r"(Denverton|Skylake-(Client|Server)|(Cascadelake|Icelake)-Server|Icelake-Client)(-noTSX)?(-IBRS)?(-v\d+)?"
+)
 COUNT, VERSION = re.compile(r"\s*\d{1,9}\s*"), re.compile(r"-v\d+$")
 VENDORS = ("Intel", "AMD", "Hygon")
 VENDOR_LABEL = "nodeSelector[cpu-vendor.node.kubevirt.io/{}]"

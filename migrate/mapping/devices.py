@@ -11,6 +11,7 @@ from migrate.mapping.paths import Leaf, Node, printable
 from migrate.mapping.signs import Context, Sign, View, default, flag, ignore
 
 SHOWN = 4
+NOWHERE = "0000:00:00.0"  # an address that leaves the place to libvirt
 PCI_LIMITS = {"domain": 0xFFFF, "bus": 0xFF, "slot": 0x1F, "function": 7}
 MODELS = (
     *("devices.interface.model.type", "devices.disk.model", "devices.rng.model", "devices.memballoon.model"),
@@ -26,8 +27,8 @@ VIRTIO = {
     "devices.interface.model.type": "virtio",
     "devices.controller.model": "virtio-scsi",
 }
-# i440FX machines, whose PCI is conventional: QEMU's, RHEL 6's and RHEL 7's.
-I440FX = re.compile(r"pc|pc-(i440fx-)?\d.*|pc-i440fx-rhel.*|rhel\d.*")
+# i440FX machines, whose PCI is conventional: QEMU's, those of distributions, RHEL 6's and Ubuntu's alias.
+I440FX = re.compile(r"pc|pc-i440fx-.*|pc-\d.*|rhel\d.*|ubuntu")
 
 
 def described(leaves: list[Leaf], below: str) -> str:
@@ -112,9 +113,30 @@ def transitional(context: Context) -> bool:
 
 
 def _transitional(context: Context) -> bool:
-    return _older(context) or (
-        guests.windows(context.osinfo) and I440FX.fullmatch(context.machine) is not None and uses_virtio(context)
-    )
+    return _older(context) or (guests.windows(context.osinfo) and both_generations(context))
+
+
+def both_generations(context: Context) -> bool:
+    """Whether a virtio device speaks virtio 0.9 beside 1.0 at the source, as it does on conventional PCI.
+
+    So it does on the root bus of a PCI Express machine (QEMU's hw/virtio/virtio-pci.c). A port has one slot, a bridge
+    none of number 0.
+    """
+    if I440FX.fullmatch(context.machine):
+        return uses_virtio(context)
+    return any(place[5:7] == "00" or place[8:10] != "00" for place in _virtio_places(context))
+
+
+def _virtio_places(context: Context) -> Iterator[str]:
+    """The PCI addresses of virtio disks, interfaces and SCSI controllers, as far as the domain says them."""
+    document = context.document
+    for pattern, value in VIRTIO.items():
+        for leaf in document.by_pattern.get(pattern, ()):
+            node = leaf.node.trail[1]
+            if leaf.value == value and document.text(f"{node.path}.address.type") == "pci":
+                place = pci(node, context, "address")
+                if place and place != NOWHERE:
+                    yield place
 
 
 def _older(context: Context) -> bool:

@@ -157,7 +157,7 @@ def mac(view: View, context: Context) -> Iterator[Sign]:
     value = view.text("mac.address")
     found = attachment(view.node, context)
     if not MAC.fullmatch(value):
-        yield flag(view.owned, "malformed", value)
+        yield flag(view.owned, "malformed" if value else "unset", value or None)
         return
     address = ":".join(f"{int(part, 16):02x}" for part in value.split(":"))
     if address == RESERVED and found == POD:
@@ -403,3 +403,11 @@ def rom(view: View, context: Context) -> Iterator[Sign]:
         yield flag(view.owned, "card")
     else:
         yield from tuning(view, context)
+
+
+def gained_mtu(context: Context, writes: Writes) -> str | None:
+    """The virtio interfaces that KubeVirt gives an MTU (pkg/network/domainspec/generators.go), by name."""
+    told = {leaf.node.trail[1].path for leaf in context.document.by_pattern.get("devices.interface.mtu.size", ())}
+    models = writes.every(f"{INTERFACE}.model")
+    virtio = [made for made in models if made.value == "virtio" and made.leaf.removesuffix(".model.type") not in told]
+    return ", ".join(made.key for made in virtio if f"{INTERFACE}[{made.key}].sriov" not in writes) or None

@@ -6,15 +6,15 @@ import re
 from collections.abc import Iterator
 
 from migrate.mapping import disk, interface
-from migrate.mapping.devices import shut, transitional, uses_virtio
-from migrate.mapping.guests import judged, windows
+from migrate.mapping.devices import both_generations, shut, transitional, uses_virtio
+from migrate.mapping.guests import drives, judged, windows
 from migrate.mapping.paths import Leaf, Node
 from migrate.mapping.signs import Context, Sign, View, flag, ignore, write
 
 # The machine family by architecture, and the names QEMU's distributions give to its versions.
 FAMILIES = {
-    "x86_64": ("q35", re.compile(r"(pc-)?q35.*")),
-    "i686": ("q35", re.compile(r"(pc-)?q35.*")),
+    "x86_64": ("q35", re.compile(r"(pc-|ubuntu-)?q35.*")),
+    "i686": ("q35", re.compile(r"(pc-|ubuntu-)?q35.*")),
     "aarch64": ("virt", re.compile(r"virt(-.*)?")),
     "s390x": ("s390-ccw-virtio", re.compile(r"s390-ccw-virtio(-.*)?")),
 }
@@ -22,7 +22,7 @@ FAMILIES = {
 REPLACED = {
     "isapc": re.compile("isapc"),
     "microvm": re.compile("microvm"),
-    "i440fx": re.compile(r"pc(-(i440fx-)?.*)?|rhel\d.*|xenfv.*"),
+    "i440fx": re.compile(r"pc(-(i440fx-)?.*)?|rhel\d.*|xenfv.*|ubuntu"),
 }
 KINDS = {
     "hd": ("devices.disk", ("disk", "lun")),
@@ -46,6 +46,8 @@ def machine(view: View, context: Context) -> Iterator[Sign]:
         yield write(view.owned, "domain.machine.type", family)
         if source != family:
             yield flag(view.owned, "version")
+        if both_generations(context) and not transitional(context) and drives(context.osinfo, "virtio_1") is None:
+            yield flag(view.owned, "virtio", judged(context.osinfo, "virtio_1"))
         return
     row = next((row for row, names in REPLACED.items() if family == "q35" and names.fullmatch(source)), None)
     if row is None:

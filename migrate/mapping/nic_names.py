@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from itertools import count, filterfalse, islice
 
 from migrate.mapping import disk, filesystem, watchdog
-from migrate.mapping.devices import I440FX, pci, shut, transitional
+from migrate.mapping.devices import I440FX, NOWHERE, pci, shut, transitional
 from migrate.mapping.paths import Node
 from migrate.mapping.signs import Context
 
@@ -27,7 +27,6 @@ BECOME_EXPRESS = (
 VIRTIO_ONLY = ("aarch64", "s390x")
 PORTS = ("pcie-root-port", "pcie-switch-downstream-port")
 ACPI_INDEXES = range(1, 16 * 1024)
-NOWHERE = "0000:00:00.0"
 
 
 def acpi_index(node: Node, context: Context) -> int | None:

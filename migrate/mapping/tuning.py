@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from migrate.mapping.paths import Leaf, printable
 from migrate.mapping.signs import Context, Sign, View, flag, ignore, write
@@ -126,3 +127,8 @@ def resctrl(view: View, context: Context) -> Iterator[Sign]:
 def lost(view: View, context: Context) -> Iterator[Sign]:
     """One finding for all leaves of a setting that has no place on the cluster."""
     yield flag(view.owned, "lost", told(view.owned))
+
+
+def gained_hint(context: Context, writes: Mapping[str, Any]) -> bool | None:
+    """True where the VM has dedicated CPUs (converter/vcpu/vcpu.go AdjustDomainForTopologyAndCPUSet)."""
+    return True if DEDICATED in writes else None

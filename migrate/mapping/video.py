@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from migrate.mapping.paths import Node
 from migrate.mapping.signs import Context, Sign, View, default, flag, write
@@ -64,3 +65,9 @@ def memory(view: View, context: Context) -> Iterator[Sign]:
         yield default(view.owned, "KubeVirt's adapter has 16384 KiB (converter/compute/graphics.go).")
     else:
         yield flag(view.owned, "size", ", ".join(f"{leaf.path.rpartition('.')[2]}={leaf.value}" for leaf in view.owned))
+
+
+def gained_screen(context: Context, writes: Mapping[str, Any]) -> bool | None:
+    """True where the guest has an adapter that KubeVirt shows over VNC (converter/compute/graphics.go)."""
+    shown = writes.get("domain.devices.autoattachGraphicsDevice")
+    return True if "devices.video" in context.document.nodes and (shown is None or shown.value) else None

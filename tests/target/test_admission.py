@@ -694,6 +694,7 @@ BY_VERSION = [
     ([*SIZED[:2], ("domain.memory", {"maxGuest": "4Gi"})], "", {"1.6": "memory-instancetype", "1.7": None}),
     ([*ON_S390X, (f"{D}.0.blockSize", {"custom": {"logical": 512, "physical": 8192}})], "", {"1.9": "block-size"}),
     (ON_S390X, "", {"1.7": "feature-gate", "1.8": None}),
+    ([*ON_S390X, ("domain.devices.autoattachVSOCK", True)], "+VSOCK", {"1.8": "vsock-s390x", "1.9": "vsock-s390x"}),
     (ON_S390X, "+MultiArchitecture", {"1.3": None, "1.7": None}),
     ([*ON_S390X, ("domain.launchSecurity", {})], "", {"1.8": "feature-gate", "1.9": None}),
     (TDX, "+WorkloadEncryptionTDX", {"1.8": "firmware-smm", "1.9": None}),

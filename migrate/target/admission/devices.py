@@ -120,6 +120,10 @@ def of_architecture(every: Spec) -> Iterator[Refusal]:
     if every.arch == "arm64" and every.devices.get("tpm", {}).get("persistent"):
         because = "A VM on arm64 does not start with a persistent TPM, which is a tpm-crb."
         yield Refusal("domain.devices.tpm.persistent", "tpm-arm64", because, "Set persistent to false.")
+    if every.arch == "s390x" and every.devices.get("autoattachVSOCK"):
+        # converter/compute/vsock.go has one model for all, which is none of devices on channels (qemu_command.c).
+        because = "A VM on s390x does not start with KubeVirt's vsock device, which is one of PCI."
+        yield Refusal("domain.devices.autoattachVSOCK", "vsock-s390x", because, "Leave it out.")
     timers = every.domain.get("clock", {}).get("timer", {})
     for name in ("hpet", "kvm", "hyperv"):
         if every.arch != "amd64" and name in timers and timers[name].get("present") is not False:
