@@ -10,7 +10,8 @@ from fnmatch import fnmatchcase
 
 from migrate.model import VM, Refused, Skipped
 
-STATES = ("running", "blocked", "paused", "shutting down", "shut off", "crashed", "pmsuspended", "unknown")
+OFF = ("shut off", "saved", "migrated")
+STATES = ("running", "blocked", "paused", "shutting down", *OFF, "crashed", "pmsuspended", "unknown")
 
 Test = Callable[[VM], bool]
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import date
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,7 @@ SIZE = re.compile(r"[0-9]+([.][0-9]+)?([kMGTPE]|[KMGTPE]i)?")
 PLACE = re.compile("/|[a-z]+://")
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 # What lies among the zones and is none: the machine's own zone, and the one of a clock that nobody has set.
-NO_ZONES = ("localtime", "Factory")
+NO_ZONES = {"localtime", "Factory"}
 WAVES = range(1, 10_000)
 # Half of what a file of MAX_BYTES can hold by itself; ten lines of aliases of aliases make billions.
 MAX_VALUES = MAX_BYTES // 4
@@ -453,10 +453,15 @@ def _day(value: Any, where: str) -> date:
         ) from None
 
 
-def _timezone(value: Any, where: str) -> str:
+@cache
+def _zones() -> set[str]:
     from zoneinfo import available_timezones
 
-    if not isinstance(value, str) or value in NO_ZONES or value not in available_timezones():
+    return available_timezones() - NO_ZONES
+
+
+def _timezone(value: Any, where: str) -> str:
+    if not isinstance(value, str) or value not in _zones():
         raise Refused(f"{where}: {value!r} is no IANA time zone; give one such as Europe/Berlin")
     return value
 

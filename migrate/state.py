@@ -25,6 +25,7 @@ MAC = "domain.devices.interfaces.macAddress"
 CPU = ("cpu.mode", "cpu.model")
 CLOCK = ("clock.offset", "clock.adjustment", "clock.basis")
 INDEX = re.compile(r"\[\d+\]")
+NUMBER = re.compile(r"\s*\+?\d+", re.ASCII)
 # libvirt rounds amounts of memory up to whole MiB when it starts a guest: qemu_domain.c qemuDomainAlignMemorySizes.
 AMOUNT = re.compile(r"\b(memory|currentMemory|maxMemory)=(\d+)")
 # What libvirt fills in for a running guest, whatever the definition says.
@@ -55,13 +56,18 @@ class Remark:
 
 def remarks(vm: VM) -> Iterator[Remark]:
     """What the source keeps beside the disks or does with them, with the command that ends it."""
-    name = shlex.quote(printable(vm.name))
+    # virsh takes a name of digits for the id of whichever VM has that.
+    name = vm.uuid if NUMBER.fullmatch(vm.name) else shlex.quote(printable(vm.name))
     if vm.managed_save:
         because = "The VM was saved while it ran: its memory lies in a file on the host and belongs to the disks."
         remedy = (
             f"virsh start {name}, then virsh shutdown {name}; or virsh managedsave-remove {name} to lose the memory."
         )
         yield Remark("managed-save", "blocker", because, f"{remedy} Then collect again.")
+    if vm.state == "migrated":
+        because = "libvirt has moved this VM to another host, where it can run on the disks that are copied here."
+        remedy = f"Collect it from there. Where it is at rest, virsh start {name}, then virsh shutdown {name} here."
+        yield Remark("migrated", "blocker", because, remedy)
     if vm.state in SUSPENDED:
         because = f"The VM is {vm.state}: what its guest has in memory is not on the disks."
         yield Remark("suspended", "blocker", because, f"{SUSPENDED[vm.state].format(name)} Then collect again.")
@@ -118,13 +124,15 @@ NO_AUTOSTART_REMEDY = (
 
 def at_rest(vm: VM) -> VM:
     """The VM as it stands once the states have ended that `remarks` has blockers for."""
-    return replace(vm, state="shut off", managed_save=False) if vm.managed_save or vm.state in SUSPENDED else vm
+    held = vm.managed_save or vm.state in (*SUSPENDED, "migrated")
+    return replace(vm, state="shut off", managed_save=False) if held else vm
 
 
 SUSPENDED = {
     "paused": "virsh resume {0}, then virsh shutdown {0}.",
     "pmsuspended": "virsh dompmwakeup {0}, then virsh shutdown {0}.",
     "crashed": "virsh destroy {0}.",
+    "saved": "virsh restore FILE with the file that virsh save wrote, then virsh shutdown {0}.",
 }
 
 

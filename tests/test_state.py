@@ -45,6 +45,8 @@ def differing(xml: bytes, live: bytes, site: Site | None = None) -> list[Any]:
         ({"state": "paused"}, "suspended", "blocker", "virsh resume 'a b'"),
         ({"state": "pmsuspended"}, "suspended", "blocker", "virsh dompmwakeup 'a b'"),
         ({"state": "crashed"}, "suspended", "blocker", "virsh destroy 'a b'"),
+        ({"state": "saved"}, "suspended", "blocker", "virsh restore FILE"),
+        ({"state": "migrated"}, "migrated", "blocker", "Collect it from there."),
         ({"jobs": [BlockJob("vda", "pull")]}, "block-job", "blocker", "virsh blockjob 'a b' vda --info"),
         ({"jobs": [BlockJob("vda", "copy", True)]}, "block-job", "blocker", "virsh blockjob 'a b' vda --pivot"),
         ({"jobs": [BlockJob("vda", "backup")]}, "block-job", "blocker", "virsh domjobabort 'a b'"),
@@ -60,6 +62,14 @@ def test_each_state_is_said_with_the_command_that_clears_it(
     (remark,) = state.remarks(found)
     assert (remark.id, remark.severity) == (id, severity)
     assert command in remark.remedy
+
+
+def test_bug_virsh_takes_a_name_of_digits_for_an_id() -> None:
+    found = vm(state="paused")
+    for name, said in (("2", found.uuid), (" +2", found.uuid), ("2a", "2a"), ("\u0662", "'\u0662'")):
+        found.name = name
+        (remark,) = state.remarks(found)
+        assert remark.remedy.startswith(f"virsh resume {said}, then virsh shutdown {said}.")
 
 
 DISK = "<disk type='file'><source file='/d/a'/><target dev='vda' bus='virtio'/></disk>"

@@ -101,7 +101,7 @@ def _guests_bus(bus: int, context: Context) -> int | None:
     return order.get(bus) if models[bus] in PORTS and all(models.values()) else None
 
 
-def after(node: Node, context: Context, places: Mapping[str, str], others: Iterable[str]) -> str | None:
+def after(node: Node, context: Context, places: Mapping[str, str], others: Iterable[str] = ()) -> str | None:
     """The name on KubeVirt; None where it hangs on more than is known here.
 
     `places` has the emulated interfaces in their order, each with the PCI address that is asked for, or nothing;

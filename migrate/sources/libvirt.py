@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # virDomainState, by number.
 STATES = ("unknown", "running", "blocked", "paused", "shutting down", "shut off", "crashed", "pmsuspended")
+# The virDomainShutoffReasons with which a VM is not at rest.
+SHUT_OFF = {4: "migrated", 5: "saved"}
 # virDomainBlockJobType, by number.
 JOBS = {1: "pull", 2: "copy", 3: "commit", 4: "active-commit", 5: "backup"}
 SSH = ("ssh", "libssh", "libssh2")  # the transports whose host lets a user in by ssh
@@ -302,6 +304,8 @@ def _read_state(host: Host, domain: Any, vm: VM) -> None:
 def _read_rest(host: Host, domain: Any, vm: VM) -> None:
     lib = _library()
     vm.managed_save = bool(_supported(lambda: domain.hasManagedSaveImage(0), 0))
+    if vm.managed_save and vm.state == "saved":
+        vm.state = "shut off"
     vm.snapshots = sorted(item.getName() for item in _supported(domain.listAllSnapshots, []))
     vm.checkpoints = sorted(item.getName() for item in _supported(domain.listAllCheckpoints, []))
     vm.xml = domain.XMLDesc(0 if vm.transient else lib.VIR_DOMAIN_XML_INACTIVE).encode()
@@ -457,8 +461,9 @@ def _format(tree: _Element, path: str) -> str | None:
 
 
 def _state(domain: Any) -> str:
-    number = domain.state()[0]
-    return STATES[number] if number < len(STATES) else "unknown"
+    number, reason = domain.state()
+    name = STATES[number] if number < len(STATES) else "unknown"
+    return SHUT_OFF.get(reason, name) if name == "shut off" else name
 
 
 def _unstill(state: str, managed_save: bool) -> str | None:

@@ -344,6 +344,19 @@ def test_a_managed_save_image_is_recorded_and_in_the_way(daemon):
         pass
 
 
+def test_bug_a_saved_guest_was_called_shut_off(daemon):
+    domain = daemon.define("web", disk(image(daemon.folder / "a.qcow2")))
+    held = one(daemon)
+    domain.create()
+    domain.save(str(daemon.folder / "memory"))
+    assert (one(daemon).state, one(daemon).managed_save) == ("saved", False)
+    with pytest.raises(Unfinished, match="its state is saved"), source.hold(held):
+        pass
+    daemon.connection.restore(str(daemon.folder / "memory"))
+    domain.destroy()
+    assert one(daemon).state == "shut off"
+
+
 def test_passwords_are_not_read(daemon):
     graphics = "<graphics type='vnc' port='-1' passwd='hunter2'/>"
     domain = daemon.define("web", graphics)
