@@ -73,22 +73,23 @@ def opened(paths: Sequence[Path], select: Selection) -> Inventory:
 
     Raises Refused where nothing can be read.
     """
-    if len(paths) == 1 and inventories.holds(paths[0]):
-        inventory = inventories.read(paths[0])
-        wanted = [vm for vm in inventory.vms if select.wants(vm)]
-        skipped = [item for item in inventory.skipped if select.may_mean(item)]
-        if inventory.vms and not wanted and not skipped:
-            raise Refused(f"{paths[0]}: {NOT_ONE}")
-        others = [vm for vm in inventory.vms if not select.wants(vm)]
-        return replace(inventory, vms=wanted, others=others, skipped=skipped)
+    held = len(paths) == 1 and inventories.holds(paths[0])
+    inventory = inventories.read(paths[0]) if held else _of_files(paths)
+    wanted = [vm for vm in inventory.vms if select.wants(vm)]
+    skipped = [item for item in inventory.skipped if select.may_mean(item)]
+    if select.narrows and not wanted and not skipped and (inventory.vms or not held):
+        raise Refused(f"{paths[0]}: {NOT_ONE}" if held else NOT_ONE)
+    others = [vm for vm in inventory.vms if not select.wants(vm)]
+    return replace(inventory, vms=wanted, others=others, skipped=skipped)
+
+
+def _of_files(paths: Sequence[Path]) -> Inventory:
+    """All VMs of XML files, those that are not selected among them, so that a name is the same beside the others."""
     inside = next((path for path in paths if inventories.holds(path)), None)
     if inside is not None:
         raise Refused(f"{inside}: an inventory is planned alone; collect the others into it")
-    files = sources.source("files")
-    found = inventories.direct(sources.collect("files", [str(path) for path in paths], select), files.xml)
-    if select.narrows and not found.vms and not found.skipped:
-        raise Refused(NOT_ONE)
-    return found
+    found = sources.collect("files", [str(path) for path in paths], Selection())
+    return inventories.direct(found, sources.source("files").xml)
 
 
 NOT_ONE = "not one VM fits --select and --exclude; `kubevirt-migrate list` shows names, uuids and states"

@@ -321,6 +321,22 @@ def test_selecting_nothing_is_refused_and_an_empty_list_is_not(web: Path, tmp_pa
     assert (listed.returncode, json.loads(listed.stdout)) == (0, {"vms": [], "skipped": []})
 
 
+def test_bug_a_selected_file_was_named_as_if_it_were_alone(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    for n in (1, 2):
+        (tmp_path / f"d/{n}.xml").write_text(domain(n=n))
+
+    def planned(*more: str) -> set[str]:
+        cli("plan", tmp_path / "d", "-d", tmp_path / "plan", *more)
+        return {row["folder"] for row in json.loads((tmp_path / "plan/report.json").read_text())["vms"]}
+
+    names = planned()
+    assert len(names) == 2
+    for select in (*names, UUID.format(1)):
+        found = planned("--select", select)
+        assert len(found) == 1 and found < names
+
+
 def test_a_twin_that_is_not_selected_still_counts(web: Path, tmp_path: Path) -> None:
     stock = tmp_path / "inventory"
     (tmp_path / "old.xml").write_text(domain("old"))
