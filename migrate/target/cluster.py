@@ -30,6 +30,8 @@ DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 # backend-storage.go
 VIRT_CLASS = "storageclass.kubevirt.io/is-default-virt-class"
 POD_SECURITY = "pod-security.kubernetes.io/enforce"
+# What CDI may enlarge a claim to: the storage profile's annotation, as KubeVirt's backend-storage.go cites it.
+LEAST_SIZE = "cdi.kubevirt.io/minimumSupportedPvcSize"
 RESOURCE_NAME = "k8s.v1.cni.cncf.io/resourceName"
 # virt-config.go, VGADisplayForEFIGuestsEnabled
 VGA_FOR_EFI = "kubevirt.io/vga-display-efi-x86"
@@ -136,8 +138,9 @@ class Cluster:
 
     `kubevirt` is its version, None where none was seen; `architecture` that of VMs that name none; `configuration` and
     `annotations` are those of the KubeVirt object. `namespaces` have the pod security that they enforce;
-    `storage_classes` whether they are the default, and `virt_class` is the one that is it for VMs; `networks` the
-    resource that each NIC on them takes, or "".
+    `storage_classes` whether they are the default, and `virt_class` is the one that is it for VMs; `least_sizes`
+    are those of claims by storage class, where its profile names one; `networks` have the resource that each NIC on
+    them takes, or "".
     `addresses` are by MAC in lower case. Names of `instancetypes` and `preferences` begin with their kind:
     `VirtualMachineInstancetype/u1.small`. `uploads` says why CDI's upload proxy cannot be used.
     """
@@ -153,6 +156,7 @@ class Cluster:
     storage_classes: Listing[bool] = Listing()
     virt_class: str | None = None
     storage_profiles: Listing[tuple[Modes, ...]] = Listing()
+    least_sizes: Mapping[str, Fraction] = field(default_factory=dict)
     networks: Listing[str] = Listing()
     instancetypes: Listing[Object] = Listing()
     preferences: Listing[Object] = Listing()
@@ -282,6 +286,7 @@ def read(client: Client, namespace: str) -> Cluster:
     spec, status = (kubevirts[0].get(part) or {} for part in ("spec", "status")) if kubevirts else ({}, {})
     machines, instances = (reader.read(plural, _machine) for plural in ("virtualmachines", "virtualmachineinstances"))
     classes = reader.read("storageclasses", _annotations)
+    profiles = reader.read("storageprofiles", lambda item: (_profile(item), _annotations(item).get(LEAST_SIZE)))
     return Cluster(
         context=context,
         namespace=namespace,
@@ -295,7 +300,8 @@ def read(client: Client, namespace: str) -> Cluster:
             {key: _is_set(notes, DEFAULT_CLASS) for key, notes in classes.items.items()}, classes.scope
         ),
         virt_class=next((name for (_, name), notes in classes.items.items() if _is_set(notes, VIRT_CLASS)), None),
-        storage_profiles=reader.read("storageprofiles", _profile),
+        storage_profiles=Listing({key: modes for key, (modes, _) in profiles.items.items()}, profiles.scope),
+        least_sizes=_amounts({name: least for (_, name), (_, least) in profiles.items.items()}),
         networks=reader.read("network-attachment-definitions", lambda item: _annotations(item).get(RESOURCE_NAME, "")),
         instancetypes=_either(reader, "Instancetype"),
         preferences=_either(reader, "Preference"),

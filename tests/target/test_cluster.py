@@ -102,7 +102,9 @@ def ids(row: dict[str, Any], severity: str = "blocker") -> list[str]:
 
 def test_facts_are_read_as_they_are(fitting: Server) -> None:
     modes = {"accessModes": ["ReadWriteMany"], "volumeMode": "Block"}
-    fitting.add("storageprofiles", "fast", status={"claimPropertySets": [modes]})
+    least = {"annotations": {"cdi.kubevirt.io/minimumSupportedPvcSize": "4Gi"}}
+    fitting.add("storageprofiles", "fast", metadata=least, status={"claimPropertySets": [modes]})
+    fitting.add("storageprofiles", "slow")
     annotations = {"annotations": {"k8s.v1.cni.cncf.io/resourceName": "intel.com/vf"}}
     fitting.add("network-attachment-definitions", "fast-net", "vms", metadata=annotations, spec={"config": "{}"})
     fitting.add("virtualmachineclusterinstancetypes", "u1.small", spec={})
@@ -126,7 +128,8 @@ def test_facts_are_read_as_they_are(fitting: Server) -> None:
     assert node.allocatable == {"memory": 8 * GIB, "cpu": 4, "hugepages-1Gi": 2 * GIB, **devices}
     assert node.taints == ()
     assert (found.storage_classes.within(), found.virt_class) == ({"fast": False}, "fast")
-    assert found.storage_profiles.within() == {"fast": (Modes(("ReadWriteMany",), "Block"),)}
+    assert found.storage_profiles.within() == {"fast": (Modes(("ReadWriteMany",), "Block"),), "slow": ()}
+    assert found.least_sizes == {"fast": 4 * GIB}
     assert found.networks.within("vms") == {"office": "", "fast-net": "intel.com/vf"}
     assert "VirtualMachineClusterInstancetype/u1.small" in found.instancetypes.within()
     assert "VirtualMachinePreference/linux" in found.preferences.within("vms")

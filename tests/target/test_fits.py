@@ -699,6 +699,68 @@ def test_the_state_of_a_vm_needs_a_storage_class(
     assert [each.id for each in misfits(vm, cluster, vocabulary.target(version), Counter())] == expected
 
 
+PREFIX = "fast.storageclass.storage.k8s.io/"
+
+
+@pytest.mark.parametrize(
+    ("hard", "expected"),
+    [
+        ({"persistentvolumeclaims": 1}, ["quota"]),
+        ({"persistentvolumeclaims": 2}, []),
+        ({"count/persistentvolumeclaims": 1}, ["quota"]),
+        ({"requests.storage": 10 * GIB}, ["quota"]),
+        ({"requests.storage": 10 * GIB + 10 * 2**20}, []),
+        ({f"{PREFIX}persistentvolumeclaims": 1}, ["quota"]),
+        ({f"{PREFIX}requests.storage": 10 * GIB}, ["quota"]),
+        ({"slow.storageclass.storage.k8s.io/persistentvolumeclaims": 0}, []),
+    ],
+)
+@pytest.mark.parametrize("domain", [TPM, KEPT_EFI])
+def test_the_claim_of_a_vms_state_counts_in_quotas(
+    domain: dict[str, Any], hard: dict[str, int], expected: list[str]
+) -> None:
+    quota = Quota({name: Fraction(number) for name, number in hard.items()})
+    cluster = replace(configured(vmStateStorageClass="fast"), quotas=Listing({("vms", "q"): quota}))
+    bare = wanted(domain={"memory": {"guest": "1Gi"}}, networks=[])
+    assert found(bare, cluster) == []
+    vm = wanted(domain={"memory": {"guest": "1Gi"}} | domain, networks=[])
+    assert [misfit.id for misfit in found(vm, cluster)] == expected
+
+
+def test_the_class_of_a_vms_state_is_not_guessed_where_no_kubevirt_object_was_seen() -> None:
+    vm = wanted(domain={"memory": {"guest": "1Gi"}} | TPM, networks=[])
+    slow = "slow.storageclass.storage.k8s.io/persistentvolumeclaims"
+    for hard, expected in (({"persistentvolumeclaims": 1}, ["quota"]), ({slow: 0}, [])):
+        quota = Quota({name: Fraction(number) for name, number in hard.items()})
+        cluster = replace(CLUSTER, kubevirt=None, storage_classes=SLOW, quotas=Listing({("vms", "q"): quota}))
+        assert [misfit.id for misfit in found(vm, cluster)] == expected
+
+
+@pytest.mark.parametrize(
+    ("domain", "row", "least", "expected"),
+    [
+        (TPM, {"least": {"storage": GIB}}, {}, ["domain.devices.tpm.persistent"]),
+        (KEPT_EFI, {"least": {"storage": GIB}}, {}, ["domain.firmware.bootloader.efi.persistent"]),
+        (TPM, {"least": {"storage": 10 * 2**20}}, {}, []),
+        ({}, {"least": {"storage": GIB}}, {}, []),
+        # CDI enlarges it where it is told to.
+        (TPM, {"least": {"storage": GIB}}, {"fast": Fraction(4 * GIB)}, []),
+        (TPM, {"least": {"storage": GIB}}, {"fast": Fraction(GIB / 2)}, ["domain.devices.tpm.persistent"]),
+        (TPM, {"least": {"storage": GIB}}, {"slow": Fraction(4 * GIB)}, ["domain.devices.tpm.persistent"]),
+        (TPM, {"most": {"storage": 10 * GIB}}, {"fast": Fraction(40 * GIB)}, []),
+    ],
+)
+def test_the_claim_of_a_vms_state_is_held_against_limit_ranges(
+    domain: dict[str, Any], row: dict[str, Any], least: dict[str, Fraction], expected: list[str]
+) -> None:
+    vm = wanted(domain={"memory": {"guest": "1Gi"}} | domain, networks=[])
+    rows = {("vms", "l"): (per("PersistentVolumeClaim", **row),)}
+    cluster = replace(configured(vmStateStorageClass="fast"), limits=Listing(rows), least_sizes=least)
+    misfits_of = found(vm, cluster)
+    assert [misfit.target for misfit in misfits_of] == expected
+    assert {misfit.id for misfit in misfits_of} <= {"limit-claim"}
+
+
 def test_overcommitted_memory_is_asked_for_in_part() -> None:
     bare: dict[str, Any] = {"domain": {"memory": {"guest": "4Gi"}, "cpu": {}}, "networks": [], "nodeSelector": {}}
     cluster = without(resource="memory", number=3 * GIB)

@@ -12,6 +12,7 @@ from migrate.target.admission.spec import amount
 from migrate.target.cluster import Limit, Quota
 from migrate.target.fits import expansion
 from migrate.target.fits.nodes import beside_guest, path_of, requests, threads
+from migrate.target.fits.storage import STATE, state_class, state_path
 from migrate.target.fits.wanted import Misfit, Object, Wanted, size_of
 from migrate.target.quantity import human
 
@@ -53,6 +54,7 @@ def ranges(wanted: Wanted) -> Iterator[Misfit]:
     for volume, claim in wanted.claims:
         path, size = f"PersistentVolumeClaim[{volume}].spec.resources.requests.storage", size_of(claim)
         yield from _outside(rows, ("PersistentVolumeClaim",), Ask(path, "storage", size, [size]), True)
+    yield from _state(wanted, rows)
     scratch = amount(expansion.at(wanted.domain, f"resources.requests.{EPHEMERAL}")) or NONE
     asked, alone = requests(wanted) | {EPHEMERAL: scratch + OF_CONTAINER}, _is_alone(wanted)
     own = _limits(wanted, asked, _automatic(wanted))
@@ -61,6 +63,22 @@ def ranges(wanted: Wanted) -> Iterator[Misfit]:
         if name not in own and name in _perhaps_automatic(wanted):
             limits.append(_limits(wanted, asked, {name})[name])
         yield from _outside(rows, ("Container", "Pod"), Ask(path_of(wanted, name), name, number, limits), alone)
+
+
+def _state(wanted: Wanted, rows: list[tuple[str, Limit]]) -> Iterator[Misfit]:
+    """The rows that refuse the claim which KubeVirt makes for the VM's state.
+
+    CDI may enlarge it to the least that a storage profile names (WebhookPvcRendering), so both sizes have to fail.
+    """
+    path = state_path(wanted)
+    if path is None:
+        return
+    least = wanted.cluster.least_sizes.get(state_class(wanted) or "", STATE)
+    asks = [Ask(path, "storage", size, [size]) for size in (STATE, max(STATE, least))]
+    refused, enlarged = (list(_outside(rows, ("PersistentVolumeClaim",), ask, True)) for ask in asks)
+    for misfit in refused if enlarged else []:
+        because = f"{misfit.because} KubeVirt makes it for the VM's persistent state, so the VM never starts."
+        yield misfit._replace(because=because)
 
 
 def _rows(wanted: Wanted) -> list[tuple[str, Limit]]:
@@ -211,15 +229,17 @@ def _unlimited(wanted: Wanted, there: Mapping[str, Quota], pod: Amounts) -> Iter
 
 
 def _objects(wanted: Wanted, claims: list[Object]) -> Amounts:
-    """What the VM and those of its claims that no VM before it shares take of quotas as soon as they exist."""
+    """What the VM, its state and those of its claims that no VM before it shares take of quotas and keep.
+
+    The claim of the state is made at the first start, and stays when the VM stops.
+    """
     classes = wanted.cluster.storage_classes.within()
     default = next((name for name, is_default in classes.items() if is_default), None)
+    sizes = [(size_of(claim), claim["spec"].get("storageClassName") or default) for claim in claims]
+    sizes += [(STATE, state_class(wanted))] if state_path(wanted) else []
     found: Counter[str] = Counter({"count/virtualmachines.kubevirt.io": 1})
-    for claim in claims:
-        size, prefix = (
-            size_of(claim),
-            f"{claim['spec'].get('storageClassName') or default}.storageclass.storage.k8s.io/",
-        )
+    for size, name in sizes:
+        prefix = f"{name}.storageclass.storage.k8s.io/"
         found.update({"persistentvolumeclaims": 1, "count/persistentvolumeclaims": 1, "requests.storage": size})
         found.update({f"{prefix}requests.storage": size, f"{prefix}persistentvolumeclaims": 1})
     return {name: Fraction(count) for name, count in found.items()}

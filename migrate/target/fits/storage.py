@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 
 from migrate.model import PlannedDisk
 from migrate.target.fits import expansion
 from migrate.target.fits.wanted import Misfit, Object, Wanted, instead
 
 EFI, TPM = "firmware.bootloader.efi.persistent", "devices.tpm.persistent"
+# The size of the claim that KubeVirt makes for a persistent TPM or EFI variables: backend-storage.go PVCSize.
+STATE = Fraction(10 * 2**20)
 
 
 def classes(wanted: Wanted) -> Iterator[Misfit]:
@@ -35,23 +38,37 @@ def classes(wanted: Wanted) -> Iterator[Misfit]:
             yield from _modes(volume, claim["spec"], name, wanted)
 
 
-def state(wanted: Wanted) -> Iterator[Misfit]:
-    """The storage class of the claim that KubeVirt makes for a persistent TPM or EFI variables: backend-storage.go."""
+def state_path(wanted: Wanted) -> str | None:
+    """Where the VM asks for a persistent TPM or EFI variables, for which KubeVirt makes a claim: backend-storage.go."""
     is_there = expansion.at(wanted.devices, "tpm.enabled") is not False
     kept = [path for path in (EFI, *[TPM] * is_there) if expansion.at(wanted.domain, path)]
-    if not kept or not wanted.cluster.kubevirt or not wanted.cluster.storage_classes.knows():
-        return
-    there, path = wanted.cluster.storage_classes.within(), f"domain.{kept[0]}"
+    return f"domain.{kept[0]}" if kept else None
+
+
+def state_class(wanted: Wanted) -> str | None:
+    """The storage class of that claim, None where there is none or no KubeVirt object was seen that may name it."""
+    if not wanted.cluster.kubevirt:
+        return None
+    there = wanted.cluster.storage_classes.within()
     for_vms = wanted.cluster.virt_class if wanted.target.at_least("1.4") else None
-    name = wanted.cluster.configuration.get("vmStateStorageClass")
+    default = next((name for name, is_default in there.items() if is_default), None)
+    return wanted.cluster.configuration.get("vmStateStorageClass") or for_vms or default
+
+
+def state(wanted: Wanted) -> Iterator[Misfit]:
+    """The storage class of the claim for a VM's state."""
+    path = state_path(wanted)
+    if not path or not wanted.cluster.kubevirt or not wanted.cluster.storage_classes.knows():
+        return
+    there, name = wanted.cluster.storage_classes.within(), state_class(wanted)
     remedy = "Have vmStateStorageClass set in the KubeVirt object to a storage class that is there."
-    if name and name not in there:
+    if name is None:
+        because = "The cluster has no storage class for the state of VMs and no default one, so the VM never starts"
+        yield Misfit("state-class", "blocker", path, f"{because}{instead(there, '')}.", remedy)
+    elif name not in there:
         because = f"The cluster keeps the state of VMs on the storage class {name}, which it does not have"
         because += f"{instead(there, name)}. The VM never starts."
         yield Misfit("state-class", "blocker", path, because, remedy)
-    elif not name and not for_vms and True not in there.values():
-        because = "The cluster has no storage class for the state of VMs and no default one, so the VM never starts"
-        yield Misfit("state-class", "blocker", path, f"{because}{instead(there, '')}.", remedy)
 
 
 def _is_sent(disk: PlannedDisk) -> bool:
