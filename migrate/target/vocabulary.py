@@ -165,13 +165,17 @@ def gate_states() -> dict[str, dict[str, str]]:
 
 
 class Need(NamedTuple):
-    """What a path (and all below it) or one of its values needs: a feature gate, a first version, or both."""
+    """What a path (and all below it) or one of its values needs: a feature gate, a first version, or both.
+
+    `accepted` is whether KubeVirt takes a VM with it all the same, and never starts it.
+    """
 
     path: str
     value: str | None
     gate: str | None
     since: str | None
     until: str | None
+    accepted: bool | None
 
 
 def table(name: str) -> list[dict[str, Any]]:

@@ -596,6 +596,40 @@ def test_versions_and_gates_matter():
     assert ids(limited, on="1.4") == {"memory-limit"} and ids(limited) == set()
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "on", "because"),
+    [
+        (
+            "domain.cpu.dedicatedCpuPlacement",
+            True,
+            "1.6",
+            "KubeVirt 1.6 never starts a VM with dedicatedCpuPlacement: true (needs feature gate CPUManager).",
+        ),
+        (
+            "VirtualMachine.spec.runStrategy",
+            "WaitAsReceiver",
+            "1.6",
+            "KubeVirt 1.6 refuses runStrategy: WaitAsReceiver (needs feature gate DecentralizedLiveMigration).",
+        ),
+        (
+            "domain.devices.hostDevices",
+            [{"name": "gpu", "deviceName": "a/b"}],
+            "1.9",
+            "KubeVirt 1.9 refuses hostDevices (needs feature gate HostDevices).",
+        ),
+        (
+            "domain.devices.interfaces.0.macvtap",
+            {},
+            "1.9",
+            "KubeVirt 1.9 refuses macvtap (its feature gate Macvtap is discontinued).",
+        ),
+    ],
+)
+def test_what_a_missing_gate_does_is_said(path, value, on, because):
+    found = refusals(changed(VM, (path, value)), [], target(on))
+    assert [refusal.because for refusal in found if refusal.id == "feature-gate"] == [because]
+
+
 BLOCKS = {"name": "sdc", "cdrom": {"bus": "sata"}, "blockSize": {"custom": {"logical": 4096, "physical": 4096}}}
 SHARED = [("domain.devices.filesystems", [{"name": "a", "virtiofs": {}}])]
 CONFIG = [*SHARED, (f"{V}.4", {"name": "a", "configMap": {"name": "b"}})]

@@ -25,7 +25,10 @@ def allows(path: str, value: Any, target: Target) -> bool:
 
 @dataclass(slots=True)
 class Check:
-    """What values a row refuses: numbers outside of a range, texts that do not match, one value, or with none any."""
+    """What values a row refuses: numbers outside of a range, texts that do not match, one value, or with none any.
+
+    `because` goes on with the value that was found where it `shows` it.
+    """
 
     id: str
     because: str
@@ -34,6 +37,7 @@ class Check:
     most: int = 2**63
     text: re.Pattern[str] | None = None
     value: str | None = None
+    shows: bool = True
 
     def bad(self, value: Any) -> bool:
         """Whether a value is refused."""
@@ -66,9 +70,11 @@ def _trie(target: Target, arch: str) -> Trie:
     for need in needs():
         lack = lacks(need, target)
         if lack:
-            because = f"KubeVirt {target.kubevirt} refuses {need.path.rpartition('.')[2]}, which {lack}"
+            does = "never starts a VM with" if need.accepted else "refuses"
+            what = need.path.rpartition(".")[2] + (f": {need.value}" if need.value else "")
+            because = f"KubeVirt {target.kubevirt} {does} {what} ({lack})"
             remedy = "Switch the feature gate on in the cluster and name it in --feature-gates, or leave the field out."
-            _at(root, need.path).checks.append(Check("feature-gate", because, remedy, value=need.value))
+            _at(root, need.path).checks.append(Check("feature-gate", because, remedy, value=need.value, shows=False))
     return root
 
 
@@ -90,7 +96,8 @@ def _at(root: Trie, path: str) -> Trie:
 def _walk(trie: Trie, value: Any, trail: Trail, found: list[Refusal]) -> None:
     for check in trie.checks:
         if check.bad(value):
-            said = f": {value:.80}" if isinstance(value, str) else f": {value}" if isinstance(value, int) else ""
+            text = f": {value:.80}" if isinstance(value, str) else f": {value}" if isinstance(value, int) else ""
+            said = text if check.shows else ""
             path = shown(trail).removeprefix(f"{TEMPLATE}.")
             found.append(Refusal(path, check.id, f"{check.because}{said}.", check.remedy))
     if not isinstance(value, dict):
