@@ -5,6 +5,8 @@ What may not be read is named in `unread` and then not judged; what is not insta
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -30,6 +32,9 @@ DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 # backend-storage.go
 VIRT_CLASS = "storageclass.kubevirt.io/is-default-virt-class"
 POD_SECURITY = "pod-security.kubernetes.io/enforce"
+# renderresources.go, getMemoryLimitsRatio
+MEMORY_RATIO, DEFAULT_RATIO = "alpha.kubevirt.io/auto-memory-limits-ratio", Fraction(2)
+DECIMAL = re.compile(r"\d+(\.\d*)?([eE][+-]?\d+)?")
 # What CDI may enlarge a claim to: the storage profile's annotation, as KubeVirt's backend-storage.go cites it.
 LEAST_SIZE = "cdi.kubevirt.io/minimumSupportedPvcSize"
 RESOURCE_NAME = "k8s.v1.cni.cncf.io/resourceName"
@@ -78,6 +83,14 @@ class Node:
     labels: Mapping[str, str]
     taints: tuple[str, ...] = ()
     allocatable: Mapping[str, Fraction] = field(default_factory=dict)
+
+
+class Namespace(NamedTuple):
+    """What a namespace's labels say: the pod security that it enforces, and how many times the memory that a VM's pod
+    requests its automatic limit is."""
+
+    security: str = ""
+    memory_ratio: Fraction = DEFAULT_RATIO
 
 
 class Modes(NamedTuple):
@@ -137,10 +150,9 @@ class Cluster:
     """The facts of one cluster.
 
     `kubevirt` is its version, None where none was seen; `architecture` that of VMs that name none; `configuration` and
-    `annotations` are those of the KubeVirt object. `namespaces` have the pod security that they enforce;
-    `storage_classes` whether they are the default, and `virt_class` is the one that is it for VMs; `least_sizes`
-    are those of claims by storage class, where its profile names one; `networks` have the resource that each NIC on
-    them takes, or "".
+    `annotations` are those of the KubeVirt object. `storage_classes` have whether they are the default, and
+    `virt_class` is the one that is it for VMs; `least_sizes` are those of claims by storage class, where its profile
+    names one; `networks` have the resource that each NIC on them takes, or "".
     `addresses` are by MAC in lower case. Names of `instancetypes` and `preferences` begin with their kind:
     `VirtualMachineInstancetype/u1.small`. `uploads` says why CDI's upload proxy cannot be used.
     """
@@ -152,7 +164,7 @@ class Cluster:
     configuration: Object = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     nodes: Listing[Node] = Listing()
-    namespaces: Listing[str] = Listing()
+    namespaces: Listing[Namespace] = Listing()
     storage_classes: Listing[bool] = Listing()
     virt_class: str | None = None
     storage_profiles: Listing[tuple[Modes, ...]] = Listing()
@@ -295,7 +307,7 @@ def read(client: Client, namespace: str) -> Cluster:
         configuration=spec.get("configuration") or {},
         annotations=_annotations(kubevirts[0]) if kubevirts else {},
         nodes=reader.read("nodes", _node),
-        namespaces=reader.read("namespaces", lambda item: _labels(item).get(POD_SECURITY, "")),
+        namespaces=reader.read("namespaces", _namespace),
         storage_classes=Listing(
             {key: _is_set(notes, DEFAULT_CLASS) for key, notes in classes.items.items()}, classes.scope
         ),
@@ -341,6 +353,17 @@ def _is_set(notes: dict[str, str], annotation: str) -> bool:
 def _amounts(quantities: Object | None) -> dict[str, Fraction]:
     found = {name: amount(quantity) for name, quantity in (quantities or {}).items()}
     return {name: number for name, number in found.items() if number is not None}
+
+
+def _namespace(item: Object) -> Namespace:
+    labels = _labels(item)
+    return Namespace(labels.get(POD_SECURITY, ""), _ratio(labels.get(MEMORY_RATIO, "")))
+
+
+def _ratio(text: str) -> Fraction:
+    """The number of a label; one that is no decimal number, too great for a float or below 1 counts as none."""
+    number = float(text) if DECIMAL.fullmatch(text) else math.inf
+    return Fraction(number) if 1 <= number < math.inf else DEFAULT_RATIO
 
 
 def _node(item: Object) -> Node:

@@ -119,9 +119,13 @@ def test_facts_are_read_as_they_are(fitting: Server) -> None:
     addresses = [{"name": "a", "mac": "02:AA:00:00:00:01"}]
     fitting.add("virtualmachineinstances", "db", "vms", spec=with_nic("office"), status={"interfaces": addresses})
 
+    fitting.namespace("vms", **{cluster.POD_SECURITY: "baseline", cluster.MEMORY_RATIO: "1.5"})
+
     found = cluster.read(fitting.client, "vms")
 
     assert found.unread == ()
+    assert found.namespaces.get("vms") == cluster.Namespace("baseline", Fraction("1.5"))
+    assert found.namespaces.get("kubevirt") == cluster.Namespace("", Fraction(2))
     assert found.kubevirt == "v1.9.0"
     node = found.nodes.within()["n1"]
     devices = dict.fromkeys(DEVICES, 1000)
@@ -139,6 +143,27 @@ def test_facts_are_read_as_they_are(fitting: Server) -> None:
     assert found.quotas.within("vms")["all"].used == {"requests.storage": GIB}
     assert found.quotas.within("vms")["urgent"].scopes == (Scope("PriorityClass", "In", ("high",)),)
     assert found.addresses == {"02:aa:00:00:00:01": (Address("vms/db", "vms/office"),)}
+
+
+@pytest.mark.parametrize(
+    ("label", "ratio"),
+    [
+        ("3", 3),
+        ("1", 1),
+        ("1.25", 1.25),
+        ("2.5e1", 25),
+        ("0.99", 2),
+        ("0", 2),
+        ("much", 2),
+        ("", 2),
+        ("1_0", 2),
+        ("1.2.3", 2),
+        ("1e999", 2),
+    ],
+)
+def test_a_ratio_that_is_none_counts_as_the_default(label: str, ratio: float) -> None:
+    found = cluster._namespace({"metadata": {"name": "vms", "labels": {cluster.MEMORY_RATIO: label}}})
+    assert found.memory_ratio == ratio
 
 
 def test_version_and_gates_are_the_clusters(fitting: Server) -> None:

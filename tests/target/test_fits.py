@@ -14,7 +14,7 @@ from lxml import etree
 from migrate.mapping import paths
 from migrate.model import VM, PlannedDisk, Translation
 from migrate.target import vocabulary
-from migrate.target.cluster import Address, Cluster, Limit, Listing, Modes, Node, Origin, Quota, Scope
+from migrate.target.cluster import Address, Cluster, Limit, Listing, Modes, Namespace, Node, Origin, Quota, Scope
 from migrate.target.fits import Misfit, misfits
 from migrate.target.fits.nodes import beside_guest
 from migrate.target.fits.wanted import Wanted
@@ -96,7 +96,7 @@ CLUSTER = Cluster(
         }
     },
     nodes=Listing({("", "n1"): FULL}),
-    namespaces=Listing({("", "vms"): "baseline"}),
+    namespaces=Listing({("", "vms"): Namespace("baseline")}),
     storage_classes=Listing(CLASS),
     storage_profiles=Listing({("", "fast"): MODES}),
     claims=Listing({("vms", "www-files"): None}),
@@ -162,7 +162,7 @@ SIZE = "PersistentVolumeClaim[vda].spec.resources.requests.storage"
 CASES = [
     ("unread", None, replace(CLUSTER, unread=("nodes",))),
     ("namespace", NAMESPACE, replace(CLUSTER, namespaces=Listing())),
-    ("pod-security", NAMESPACE, replace(CLUSTER, namespaces=Listing({("", "vms"): "restricted"}))),
+    ("pod-security", NAMESPACE, replace(CLUSTER, namespaces=Listing({("", "vms"): Namespace("restricted")}))),
     ("name-taken", NAME, replace(CLUSTER, machines=Listing({("vms", "web"): Origin()}))),
     ("there-already", NAME, replace(CLUSTER, machines=Listing({("vms", "web"): Origin("qemu://h/system", "u")}))),
     (
@@ -450,7 +450,7 @@ def test_the_memory_of_a_plugin_is_counted_once_and_as_it_is() -> None:
 def test_restricted_pod_security_lets_vms_with_a_seccomp_profile_run() -> None:
     profile = {"virtualMachineInstanceProfile": {"customProfile": {"runtimeDefaultProfile": True}}}
     cluster = configured(seccompConfiguration=profile)
-    assert found(wanted(), replace(cluster, namespaces=Listing({("", "vms"): "restricted"}))) == []
+    assert found(wanted(), replace(cluster, namespaces=Listing({("", "vms"): Namespace("restricted")}))) == []
 
 
 def test_an_instance_type_brings_its_own_cpus_and_memory() -> None:
@@ -909,6 +909,25 @@ def test_limit_ranges_count_limits(
     spec: dict[str, Any], rows: list[Limit], fields: dict[str, Any], expected: list[str]
 ) -> None:
     assert [misfit.id for misfit in found(wanted(**spec), ranged(*rows, **fields))] == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "ratio", "expected"),
+    [
+        (QUIET, "2", ["limit-pod", "quota"]),
+        (QUIET, "1.5", []),
+        (QUIET, "9", ["limit-pod", "quota"]),
+        (CAPPED, "9", ["limit-pod", "quota"]),
+        (CAPPED, "1", ["limit-pod", "quota"]),
+    ],
+)
+def test_a_namespace_sets_the_ratio_of_automatic_limits(spec: dict[str, Any], ratio: str, expected: list[str]) -> None:
+    labelled = {("", "vms"): Namespace("", Fraction(ratio))}
+    quota = Quota({"limits.memory": Fraction(2 * GIB)})
+    cluster = ranged(
+        per("Pod", most={"memory": 2 * GIB}), quotas=Listing({("vms", "q"): quota}), namespaces=Listing(labelled)
+    )
+    assert [misfit.id for misfit in found(wanted(**spec), cluster)] == expected
 
 
 def test_a_quota_on_limits_takes_what_a_limit_range_gives() -> None:

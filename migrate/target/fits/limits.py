@@ -9,7 +9,7 @@ from functools import partial
 from typing import NamedTuple
 
 from migrate.target.admission.spec import amount
-from migrate.target.cluster import Limit, Quota
+from migrate.target.cluster import Limit, Namespace, Quota
 from migrate.target.fits import expansion
 from migrate.target.fits.nodes import beside_guest, path_of, requests, threads
 from migrate.target.fits.storage import STATE, state_class, state_path
@@ -25,8 +25,6 @@ SHARED = ""
 # The scopes that every VM's pod is in.
 OF_VMS = ("NotTerminating", "NotBestEffort")
 COMPUTING = ("cpu", "memory")
-# KubeVirt's automatic limit of memory, as a multiple of what the pod requests: renderresources.go.
-AUTOMATIC = 2
 # What the VM's container asks for beside the VM's own requests: WithEphemeralStorageRequest there.
 EPHEMERAL, OF_CONTAINER = "ephemeral-storage", Fraction(50 * 10**6)
 # NICs that may have a sidecar, and the annotation that asks for others: pkg/network/netbinding, pkg/hooks.
@@ -261,7 +259,8 @@ def _limits(wanted: Wanted, asked: Amounts, automatic: set[str]) -> dict[str, Fr
     found = {name: number + beside[name] for name, number in own.items() if number is not None and name in beside}
     cpu = wanted.domain.get("cpu", {})
     if "memory" in asked:
-        sets = {"memory": asked["memory"] * AUTOMATIC, "cpu": Fraction(threads(wanted))}
+        ratio = (wanted.cluster.namespaces.get(wanted.namespace) or Namespace()).memory_ratio
+        sets = {"memory": asked["memory"] * ratio, "cpu": Fraction(threads(wanted))}
         found = {name: sets[name] for name in automatic} | found
     if cpu.get("dedicatedCpuPlacement"):
         found |= {name: asked[name] for name in COMPUTING if name in asked}

@@ -20,12 +20,12 @@ def namespace(wanted: Wanted) -> Iterator[Misfit]:
     name, path, cluster = wanted.namespace, "VirtualMachine.metadata.namespace", wanted.cluster
     if not cluster.namespaces.knows():
         return
-    level = cluster.namespaces.get(name)
-    if level is None:
+    there = cluster.namespaces.get(name)
+    if there is None:
         because = f"The cluster has no namespace {name}, so it refuses the VM and its claims."
         yield Misfit("namespace", "blocker", path, because, f"kubectl create namespace {name}")
     # pkg/virt-controller/services/template.go: without this the pod has no seccomp profile.
-    elif level == "restricted" and not (cluster.configuration.get("seccompConfiguration") or {}):
+    elif there.security == "restricted" and not (cluster.configuration.get("seccompConfiguration") or {}):
         because = f"Namespace {name} enforces pod security `restricted`, which refuses pods without a seccomp profile."
         remedy = "Set seccompConfiguration in the KubeVirt object, or let the namespace enforce `baseline`."
         yield Misfit("pod-security", "blocker", path, because, remedy)
