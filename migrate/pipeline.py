@@ -147,7 +147,24 @@ def translate(vm: VM, rules: Rules, target: Target, site: Site, today: date = da
     _tell_apart(translation.all_findings())
     if site.waivers:
         site.waive(vm, translation.all_findings(), today)
+    translation.findings = _without_echoes(translation)
     return translation
+
+
+def _without_echoes(translation: Translation) -> list[Finding]:
+    """The findings of no leaf, without refusals of a whole device that lacks a part which is a blocker of its own."""
+    whole = [
+        each for each in translation.findings if each.id.startswith("admission/") and (each.target or "").endswith("]")
+    ]
+    if not whole:
+        return translation.findings
+    missing = [
+        each.target or ""
+        for each in translation.all_findings()
+        if each.id.endswith("/unsupported") and each.severity == "blocker" and not each.waived
+    ]
+    echoes = {each.key for each in whole if any(part.startswith(f"{each.target}.") for part in missing)}
+    return [each for each in translation.findings if each.key not in echoes]
 
 
 def _tell_apart(findings: list[Finding]) -> None:

@@ -511,6 +511,24 @@ def test_the_verdict_does_not_count_what_is_waived(tmp_path: Path) -> None:
     assert "web-1/vm.yaml" in (tmp_path / "plan/kustomization.yaml").read_text()
 
 
+PLUGIN = "networks: {default: {multus: net, binding: {plugin: macvtap}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "on", "expected"),
+    [
+        (PLUGIN, "1.9", set()),
+        (PLUGIN, "1.4", {"nic-network/unsupported"}),
+        (PLUGIN + waivers("nic-network/unsupported"), "1.4", {"nic-network/unsupported", "admission/nic-binding"}),
+    ],
+)
+def test_a_missing_binding_is_one_blocker_unless_it_is_waived(text: str, on: str, expected: set[str]) -> None:
+    found = vm(disks=[Disk("vda", path="/srv/a.img", format="raw", capacity=2**30)])
+    found.xml = DOMAIN.format(name=found.name, uuid=UUID, bus="virtio", metadata="").encode()
+    result = pipeline.translate(found, rule_files.load(), target(on), read(text), DAY)
+    assert {each.id for each in result.all_findings() if each.severity == "blocker"} == expected
+
+
 def test_without_a_day_every_waiver_has_ended() -> None:
     found = translated(waivers(), date.max, "ide")
     assert not any(finding.waived for finding in found.all_findings())
