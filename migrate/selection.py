@@ -10,8 +10,10 @@ from fnmatch import fnmatchcase
 
 from migrate.model import VM, Refused, Skipped
 
-OFF = ("shut off", "saved", "migrated")
-STATES = ("running", "blocked", "paused", "shutting down", *OFF, "crashed", "pmsuspended", "unknown")
+STATES = (
+    *("running", "blocked", "paused", "shutting down", "shut off"),
+    *("saved", "migrated", "crashed", "pmsuspended", "unknown"),
+)
 
 Test = Callable[[VM], bool]
 

@@ -200,6 +200,11 @@ class Cluster:
         return Target(by_hand.kubevirt, gates, self._machines(), vga_for_efi, self._plugins(), obsolete)
 
     @property
+    def default_class(self) -> str | None:
+        """The storage class of claims that name none."""
+        return next((name for name, is_default in self.storage_classes.within().items() if is_default), None)
+
+    @property
     def plugins(self) -> Mapping[str, Object]:
         """The network binding plugins that the KubeVirt object registers."""
         registered = (self.configuration.get("network") or {}).get("binding") or {}

@@ -104,6 +104,12 @@ def test_a_graphics_adapter_is_named_where_kubevirt_would_choose_another(
     assert not {"video-model/model", "video-model/arch"} & _findings(book)
 
 
+SCREEN = (
+    "<os firmware='{firmware}'><type arch='x86_64' machine='q35'>hvm</type></os>"
+    "<devices><graphics type='vnc'/><video><model type='{model}'/></video></devices>"
+)
+
+
 @pytest.mark.parametrize(
     ("kubevirt", "gates", "model", "unsupported"),
     [
@@ -118,8 +124,7 @@ def test_the_adapter_of_efi_guests_needs_a_gate_in_1_3(
     kubevirt: str, gates: str, model: str, unsupported: bool, run: Callable, rules: Rules
 ) -> None:
     book = run(
-        "<os firmware='efi'><type arch='x86_64' machine='q35'>hvm</type></os>"
-        f"<devices><graphics type='vnc'/><video><model type='{model}'/></video></devices>",
+        SCREEN.format(firmware="efi", model=model),
         rules,
         {"kubevirt": kubevirt, "gates": gates},
     )
@@ -131,8 +136,7 @@ def test_an_annotation_of_the_cluster_gives_efi_guests_another_adapter(
     firmware: str, model: str, annotated: bool, run: Callable, rules: Rules
 ) -> None:
     book = run(
-        f"<os firmware='{firmware}'><type arch='x86_64' machine='q35'>hvm</type></os>"
-        f"<devices><graphics type='vnc'/><video><model type='{model}'/></video></devices>",
+        SCREEN.format(firmware=firmware, model=model),
         rules,
     )
     (because,) = (entry.because for entry in book.entries if entry.path == "devices.video[0].model.type")
@@ -147,8 +151,7 @@ def test_a_cluster_with_that_annotation_gives_efi_guests_a_vga_adapter(
     kubevirt: str, model: str, written: bool, run: Callable, rules: Rules
 ) -> None:
     book = run(
-        "<os firmware='efi'><type arch='x86_64' machine='q35'>hvm</type></os>"
-        f"<devices><graphics type='vnc'/><video><model type='{model}'/></video></devices>",
+        SCREEN.format(firmware="efi", model=model),
         rules,
         {"kubevirt": kubevirt, "vga_for_efi": True},
     )

@@ -231,8 +231,7 @@ def _objects(wanted: Wanted, claims: list[Object]) -> Amounts:
 
     The claim of the state is made at the first start, and stays when the VM stops.
     """
-    classes = wanted.cluster.storage_classes.within()
-    default = next((name for name, is_default in classes.items() if is_default), None)
+    default = wanted.cluster.default_class
     sizes = [(size_of(claim), claim["spec"].get("storageClassName") or default) for claim in claims]
     sizes += [(STATE, state_class(wanted))] if state_path(wanted) else []
     found: Counter[str] = Counter({"count/virtualmachines.kubevirt.io": 1})

@@ -19,12 +19,11 @@ def classes(wanted: Wanted) -> Iterator[Misfit]:
     if not wanted.cluster.storage_classes.knows():
         return
     there = wanted.cluster.storage_classes.within()
-    default = next((name for name, is_default in there.items() if is_default), None)
     for volume, claim in wanted.claims:
         if claim["spec"].get("volumeName"):
             continue
         path = f"PersistentVolumeClaim[{volume}].spec.storageClassName"
-        name = claim["spec"].get("storageClassName") or default
+        name = claim["spec"].get("storageClassName") or wanted.cluster.default_class
         if name is None:
             because = "The cluster has no default storage class, so nothing ever provides the claim"
             because += instead(there, "")
@@ -49,10 +48,8 @@ def state_class(wanted: Wanted) -> str | None:
     """The storage class of that claim, None where there is none or no KubeVirt object was seen that may name it."""
     if not wanted.cluster.kubevirt:
         return None
-    there = wanted.cluster.storage_classes.within()
     for_vms = wanted.cluster.virt_class if wanted.target.at_least("1.4") else None
-    default = next((name for name, is_default in there.items() if is_default), None)
-    return wanted.cluster.configuration.get("vmStateStorageClass") or for_vms or default
+    return wanted.cluster.configuration.get("vmStateStorageClass") or for_vms or wanted.cluster.default_class
 
 
 def state(wanted: Wanted) -> Iterator[Misfit]:
